@@ -1,0 +1,120 @@
+"""Every error that enginepress raises on purpose.
+
+Each error says what is wrong, where, and what to do next; the command line prints exactly that and no traceback.
+A traceback that reaches a user is a bug.
+
+An error also travels as JSON, because a step runs in a process of its own: kfp's runner reports only that an inner task
+failed, so the step leaves its error in the workspace and the parent reads it back (`enginepress.run.local`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# ------------------------------------------------------------------------------------------------------------------
+# Base
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class EnginepressError(Exception):
+    """Base of all errors below.
+
+    Attributes:
+        message: what is wrong, one sentence, naming the value.
+        where: the field, file or address that it is about, or None.
+        fix: what to do next, if possible a command, or None.
+        exit_status: what the command line ends with: 2 for a wrong recipe, source or usage, 1 for failed work.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.message = message
+        self.where = where
+        self.fix = fix
+        super().__init__(message if where is None else f"{where}: {message}")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": type(self).__name__, "message": self.message, "where": self.where, "fix": self.fix}
+
+
+def error_from_json(data: dict[str, Any]) -> EnginepressError:
+    """The error that `to_json` described; an unknown type becomes an EnginepressError."""
+    known = {cls.__name__: cls for cls in _all_subclasses(EnginepressError)}
+    cls = known.get(str(data.get("type")), EnginepressError)
+    error = cls.__new__(cls)
+    EnginepressError.__init__(error, str(data["message"]), where=data.get("where"), fix=data.get("fix"))
+    return error
+
+
+def _all_subclasses(cls: type[EnginepressError]) -> list[type[EnginepressError]]:
+    direct = cls.__subclasses__()
+    return direct + [sub for child in direct for sub in _all_subclasses(child)]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# What a user wrote or named: exit status 2
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class UsageError(EnginepressError):
+    """Raised when a command was given arguments that make no sense together."""
+
+    exit_status = 2
+
+
+class RecipeError(EnginepressError):
+    """Raised when a recipe cannot be read or says something impossible."""
+
+    exit_status = 2
+
+
+class SourceError(EnginepressError):
+    """Raised when a checkpoint cannot be had, is incomplete, damaged, unsafe or not what its source published."""
+
+    exit_status = 2
+
+
+class UnsupportedModelError(SourceError):
+    """Raised when the recipe's builder cannot build or run this checkpoint; names the builders that can."""
+
+
+class UnsafePathError(SourceError):
+    """Raised when a path leaves the folder that it belongs to (`..`, absolute, a symbolic link out)."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# What failed while working: exit status 1
+# ------------------------------------------------------------------------------------------------------------------
+
+
+class WorkspaceError(EnginepressError):
+    """Raised when the workspace cannot be used: unwritable, full, or a complete output was changed from outside."""
+
+
+class LockedError(WorkspaceError):
+    """Raised when somebody else holds a lock and waiting was not wanted; says who holds it."""
+
+
+class BuildError(EnginepressError):
+    """Raised when converting or building failed; carries the last lines of the tool's log."""
+
+
+class RepositoryError(EnginepressError):
+    """Raised when a model repository is not one that Triton could serve."""
+
+
+class ServerError(EnginepressError):
+    """Raised when a Triton server cannot be started, never gets ready, or dies."""
+
+
+class GateError(EnginepressError):
+    """Raised when a served model does not do what the recipe's checks demand. Never a complete output."""
+
+
+class StoreError(EnginepressError):
+    """Raised when a store cannot be read or written, or holds something that its manifest does not say."""
+
+
+class RegistryError(EnginepressError):
+    """Raised when the registry cannot be reached or refuses; what was published stays published."""

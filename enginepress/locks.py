@@ -1,0 +1,172 @@
+"""Locks on shared volumes: a small file that says who holds it, and whose heartbeat others watch.
+
+    locks/<name>.json    {"owner": "...", "host": "...", "kernel": "...", "pid": 12, "start": "993", "beat": 41, "about": "run of tiny-llama"}
+
+No flock (it hangs or lies on NFS) and no synchronised clocks: a holder raises `beat` every few seconds, and an observer
+takes over when it has not seen it move for `STALE_SECONDS` on its own monotonic clock. On the same kernel and pid namespace
+a dead holder is seen at once.
+
+A lock saves double work; it does not guard correctness. Every output is written apart and renamed into place whole, so
+two holders by accident cost time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from enginepress.errors import LockedError, WorkspaceError
+from enginepress.files import explain_os_error
+from enginepress.process import process_start
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+
+
+def _kernel() -> str:
+    """Names this running kernel and pid namespace: within it, a pid and its start time name one process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+
+
+class Lock:
+    """A held lock is a context manager; entering waits (`wait=True`) or raises LockedError.
+
+    Args:
+        path: the lock file; its folder is made.
+        about: what is being done under it, for the people who wait.
+        wait: False to refuse instead of waiting.
+        on_wait: called once with the holder's description before waiting starts.
+    """
+
+    def __init__(self, path: Path, *, about: str, wait: bool = True, on_wait: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self.about = about
+        self.wait = wait
+        self.on_wait = on_wait
+        self._id = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._beat = 0
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lock:
+        seen: tuple[Any, float] | None = None
+        told = False
+        while not self._try_take():
+            holder = self._read()
+            if holder is None:
+                continue
+            now = time.monotonic()
+            if seen is None or seen[0] != (holder.get("owner"), holder.get("beat")):
+                seen = ((holder.get("owner"), holder.get("beat")), now)
+            if self._is_dead(holder) or now - seen[1] > STALE_SECONDS:
+                self._break(holder)
+                continue
+            if not self.wait:
+                raise LockedError(
+                    f"is held by {describe(holder)}",
+                    where=str(self.path),
+                    fix="wait until it has finished; a holder that has died is noticed by itself",
+                )
+            if not told and self.on_wait is not None:
+                self.on_wait(describe(holder))
+                told = True
+            time.sleep(0.2)
+        self._thread = threading.Thread(target=self._keep_beating, name=f"lock {self.path.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        holder = self._read()
+        if holder is not None and holder.get("owner") == self._id:
+            self.path.unlink(missing_ok=True)
+
+    def _content(self) -> str:
+        me = os.getpid()
+        return json.dumps(
+            {
+                "owner": self._id,
+                "host": socket.gethostname(),
+                "kernel": _kernel(),
+                "pid": me,
+                "start": process_start(me),
+                "beat": self._beat,
+                "about": self.about,
+            }
+        )
+
+    def _try_take(self) -> bool:
+        """A hard link onto a free name is atomic on every file system, NFS included."""
+        partial = self.path.with_name(f".{self.path.name}.{self._id}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(self._content())
+            os.link(partial, self.path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise explain_os_error(error, "taking a lock", WorkspaceError, where=str(self.path)) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        return True
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            data: dict[str, Any] = json.loads(self.path.read_text())
+            return data
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            return {}
+
+    def _is_dead(self, holder: dict[str, Any]) -> bool:
+        return holder.get("kernel") == _kernel() and process_start(int(holder["pid"])) != holder.get("start")
+
+    def _break(self, holder: dict[str, Any]) -> None:
+        """Moves a dead holder's file aside, unless somebody else was faster."""
+        aside = self.path.with_name(f".{self.path.name}.dead-{self._id}")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        try:
+            taken = json.loads(aside.read_text()).get("owner")
+        except json.JSONDecodeError:
+            taken = None
+        if taken != holder.get("owner"):
+            try:
+                os.link(aside, self.path)
+            except FileExistsError:
+                pass
+        aside.unlink(missing_ok=True)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            holder = self._read()
+            if holder is None or holder.get("owner") != self._id:
+                return
+            self._beat += 1
+            partial = self.path.with_name(f".{self.path.name}.{self._id}")
+            try:
+                partial.write_text(self._content())
+                os.replace(partial, self.path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """The holder of a lock in words."""
+    if not holder:
+        return "an unknown process"
+    return f"{holder.get('about')} (process {holder.get('pid')} on {holder.get('host')})"

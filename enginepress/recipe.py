@@ -1,0 +1,232 @@
+"""The recipe: what a user writes to say what to build, how to check it and where it goes.
+
+    name: tiny-llama                             Triton model, registered model and folder in the store
+    source: {uri: "hf://org/name@main"}          where the checkpoint comes from
+    engine: {builder: onnxruntime, precision: int4}
+    serving: {max_concurrent_requests: 32}
+    checks: {reference: reference.json, prompts: [{text: Once upon a time}]}
+    stores: ["file:///srv/models"]               the first is the primary
+    registry: {tracking_uri: "sqlite:////srv/mlflow.db"}
+    channels: [candidate]
+
+These models are the schema (`enginepress schema`). A key may be added, never renamed; a default is never changed, because
+defaults are left out of the canonical form and so of every digest (`build_fields`, `checks_fields`).
+`enginepress.recipe_file` reads recipes from YAML and turns what is wrong into messages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from enginepress.canonical import json_digest
+
+BuilderName = Literal["onnxruntime", "tensorrt_llm", "llmapi", "vllm"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nvfp4"]
+
+_SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
+def _secret_reference(value: str) -> str:
+    if not _SECRET.fullmatch(value):
+        raise ValueError("a secret is never written into a recipe: name an environment variable, as ${NAME}")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    return value
+
+
+SecretReference = Annotated[str, AfterValidator(_secret_reference)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Source(_Section):
+    """Where the checkpoint comes from."""
+
+    uri: str = Field(
+        description="hf://org/name[@revision] or file:///folder (file://relative is taken from the recipe's folder).",
+        pattern=r"^(hf|ngc|s3|file)://.+",
+    )
+    token: SecretReference | None = Field(
+        None, description="Environment reference, e.g. ${HF_TOKEN}. HF_TOKEN is used by itself."
+    )
+    allow_pickle: bool = Field(False, description="Accept checkpoints in pickle files, which can run code when they are read.")
+    trust_remote_code: bool = Field(False, description="Let the checkpoint's own Python code be downloaded and run.")
+
+
+class Limits(_Section):
+    """What one engine must be able to take."""
+
+    max_batch_size: int = Field(8, ge=1, le=4096, description="Requests computed together.")
+    max_sequence_length: int | None = Field(
+        None, ge=8, le=10_000_000, description="Prompt and answer together, tokens. Default: what the model was made for."
+    )
+
+
+class Parallelism(_Section):
+    """Over how many GPUs one model is spread."""
+
+    tensor: int = Field(1, ge=1, le=1024)
+    pipeline: int = Field(1, ge=1, le=1024)
+    context: int = Field(1, ge=1, le=1024)
+
+
+class Gpu(_Section):
+    """The GPU that builds and serves."""
+
+    name: str = Field(description="Product name, e.g. H100-SXM5-80GB.")
+    count: int = Field(1, ge=1, le=1024)
+
+
+class Engine(_Section):
+    """What is built from the checkpoint."""
+
+    builder: BuilderName = "onnxruntime"
+    precision: Precision = "float32"
+    limits: Limits = Limits()
+    parallelism: Parallelism = Parallelism()
+    gpu: Gpu | None = None
+
+
+class Serving(_Section):
+    """How Triton serves the engine. Everything here is part of the model repository."""
+
+    max_concurrent_requests: int = Field(64, ge=1, le=4096, description="More are refused with a named error.")
+    max_tokens_default: int = Field(128, ge=1, le=1_000_000, description="Used when a request names no max_tokens.")
+    slow_path_requests: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Requests at a time that ask for what the batched engine lacks (log-probabilities, bad words).",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 leaves it to the engine.")
+
+
+class Prompt(_Section):
+    """One prompt that the gate asks."""
+
+    text: str | None = Field(None, min_length=1, description="The prompt. Either this or messages.")
+    messages: list[dict[str, str]] | None = Field(
+        None, min_length=1, description="A chat: role and content. Either this or text."
+    )
+    max_tokens: int = Field(32, ge=1, le=100_000)
+    pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
+        None, description="A regular expression that must be found in the answer."
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Prompt:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("a prompt has either text or messages")
+        return self
+
+
+class Load(_Section):
+    """Speed that the served model must reach, measured by the gate."""
+
+    concurrency: int = Field(4, ge=1, le=1024, description="Requests at a time.")
+    requests: int = Field(16, ge=1, le=100_000, description="Requests in all.")
+    max_tokens: int = Field(32, ge=1, le=100_000, description="Tokens asked for per request.")
+    max_first_token_ms: float | None = Field(
+        None, gt=0, description="Limit for the median time to first token, one request at a time."
+    )
+    min_tokens_per_second: float | None = Field(None, gt=0, description="Floor for all requests together.")
+    min_requests_per_second: float | None = Field(None, gt=0)
+
+
+class Checks(_Section):
+    """What a build must show before it is published."""
+
+    served: bool = Field(True, description="Serve it with the real Triton before publishing.")
+    prompts: list[Prompt] = Field(default_factory=list)
+    reference: str | None = Field(
+        None, description="File made by `enginepress reference`, relative to the recipe: the answers to compare with."
+    )
+    min_agreement: float = Field(
+        1.0, ge=0, le=1, description="Share of the reference's tokens that must be given, over all prompts. 1 means exactly."
+    )
+    load: Load | None = None
+    ready_timeout_s: float = Field(180, gt=0, le=86_400, description="How long the server may take to load the model.")
+
+
+class Store(_Section):
+    """A place that holds releases."""
+
+    url: str = Field(
+        description="file:///folder (file://relative is taken from the recipe's folder).", pattern=r"^(file|s3)://.+"
+    )
+    mount: str | None = Field(None, pattern=r"^/", description="Where readers see this folder, if not under the same path.")
+
+
+class Registry(_Section):
+    """The MLflow registry."""
+
+    tracking_uri: str | None = Field(None, description="Any MLflow tracking URI. Default: SQLite in the workspace.")
+    experiment: str = Field("enginepress", min_length=1)
+    username: SecretReference | None = None
+    password: SecretReference | None = None
+    token: SecretReference | None = None
+
+
+class Recipe(_Section):
+    """One model: from which checkpoint, built how, checked how, published where."""
+
+    name: ModelName
+    description: str = ""
+    source: Source
+    engine: Engine = Engine()
+    serving: Serving = Serving()
+    checks: Checks = Checks()
+    stores: list[Store] = Field(min_length=1)
+    registry: Registry = Registry()
+    channels: list[ChannelName] = Field(default_factory=lambda: ["candidate"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """`source: URI` and `stores: [URL]` are short for their mappings."""
+        if isinstance(data, dict):
+            data = dict(data)
+            if isinstance(data.get("source"), str):
+                data["source"] = {"uri": data["source"]}
+            if isinstance(data.get("stores"), list):
+                data["stores"] = [{"url": s} if isinstance(s, str) else s for s in data["stores"]]
+        return data
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Recipe:
+        urls = [s.url for s in self.stores]
+        if len(set(urls)) != len(urls):
+            raise ValueError("stores: a store is named twice")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("channels: a channel is named twice")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """The recipe as plain JSON values without what is left at its default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def build_fields(self) -> dict[str, Any]:
+        """The part that can change the engine or the repository."""
+        return {
+            "name": self.name,
+            "source": {k: getattr(self.source, k) for k in ("allow_pickle", "trust_remote_code")},
+            "engine": self.engine.model_dump(mode="json", exclude_defaults=True),
+            "serving": self.serving.model_dump(mode="json", exclude_defaults=True),
+        }
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    return json_digest(recipe.canonical())
