@@ -1,6 +1,6 @@
 """Locks on shared volumes: a small file that says who holds it, and whose heartbeat others watch.
 
-    locks/<name>.json    {"owner": "...", "host": "...", "kernel": "...", "pid": 12, "start": "993", "beat": 41, "about": "run of tiny-llama"}
+    locks/<name>.json    {"owner": "…", "host": "…", "kernel": "…", "pid": 12, "start": "993", "beat": 41, "about": "run of x"}
 
 No flock (it hangs or lies on NFS) and no synchronised clocks: a holder raises `beat` every few seconds, and an observer
 takes over when it has not seen it move for `STALE_SECONDS` on its own monotonic clock. On the same kernel and pid namespace

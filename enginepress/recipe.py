@@ -10,7 +10,7 @@
     channels: [candidate]
 
 These models are the schema (`enginepress schema`). A key may be added, never renamed; a default is never changed, because
-defaults are left out of the canonical form and so of every digest (`build_fields`, `checks_fields`).
+defaults are left out of the canonical form and so of every digest.
 `enginepress.recipe_file` reads recipes from YAML and turns what is wrong into messages.
 """
 
@@ -60,7 +60,7 @@ class Source(_Section):
         pattern=r"^(hf|ngc|s3|file)://.+",
     )
     token: SecretReference | None = Field(
-        None, description="Environment reference, e.g. ${HF_TOKEN}. HF_TOKEN is used by itself."
+        None, description="Environment reference, as ${NAME}. HF_TOKEN is used by itself."
     )
     allow_pickle: bool = Field(False, description="Accept checkpoints in pickle files, which can run code when they are read.")
     trust_remote_code: bool = Field(False, description="Let the checkpoint's own Python code be downloaded and run.")
@@ -109,7 +109,7 @@ class Serving(_Section):
         2,
         ge=0,
         le=64,
-        description="Requests at a time that ask for what the batched engine lacks (log-probabilities, bad words).",
+        description="Requests at a time for what the batched engine lacks (log-probabilities, bad words).",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 leaves it to the engine.")
 
@@ -119,7 +119,7 @@ class Prompt(_Section):
 
     text: str | None = Field(None, min_length=1, description="The prompt. Either this or messages.")
     messages: list[dict[str, str]] | None = Field(
-        None, min_length=1, description="A chat: role and content. Either this or text."
+        None, min_length=1, description="A chat: role and content. Or text."
     )
     max_tokens: int = Field(32, ge=1, le=100_000)
     pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
@@ -140,7 +140,7 @@ class Load(_Section):
     requests: int = Field(16, ge=1, le=100_000, description="Requests in all.")
     max_tokens: int = Field(32, ge=1, le=100_000, description="Tokens asked for per request.")
     max_first_token_ms: float | None = Field(
-        None, gt=0, description="Limit for the median time to first token, one request at a time."
+        None, gt=0, description="Limit for the median, one request at a time."
     )
     min_tokens_per_second: float | None = Field(None, gt=0, description="Floor for all requests together.")
     min_requests_per_second: float | None = Field(None, gt=0)
@@ -151,8 +151,10 @@ class Checks(_Section):
 
     served: bool = Field(True, description="Serve it with the real Triton before publishing.")
     prompts: list[Prompt] = Field(default_factory=list)
-    reference: str | None = Field(
-        None, description="File made by `enginepress reference`, relative to the recipe: the answers to compare with."
+    reference: str | dict[str, Any] | None = Field(
+        None,
+        description="File made by `enginepress reference`, relative to the recipe: the answers to compare with. "
+        "A recipe that travels holds the file's content.",
     )
     min_agreement: float = Field(
         1.0, ge=0, le=1, description="Share of the reference's tokens that must be given, over all prompts. 1 means exactly."
@@ -227,6 +229,9 @@ class Recipe(_Section):
             "serving": self.serving.model_dump(mode="json", exclude_defaults=True),
         }
 
+    def digest(self) -> str:
+        return json_digest(self.canonical())
 
-def recipe_digest(recipe: Recipe) -> str:
-    return json_digest(recipe.canonical())
+    def checks_digest(self) -> str:
+        """What was demanded of a release: a release gated by these checks need not be gated by them again."""
+        return json_digest(self.checks.model_dump(mode="json", exclude_defaults=True))

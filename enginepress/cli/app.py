@@ -1,0 +1,88 @@
+"""The `enginepress` command: finds the command's module when it is asked for, and turns errors into plain words."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from enginepress import __version__
+from enginepress.errors import EnginepressError
+
+# In the order in which people meet them.
+COMMANDS = {
+    "run": "enginepress.cli.run",
+    "releases": "enginepress.cli.releases",
+    "promote": "enginepress.cli.promote",
+    "rollback": "enginepress.cli.rollback",
+    "serve": "enginepress.cli.serve",
+    "gate": "enginepress.cli.gate",
+    "reference": "enginepress.cli.reference",
+    "validate": "enginepress.cli.validate",
+    "schema": "enginepress.cli.schema",
+    "doctor": "enginepress.cli.doctor",
+    "completion": "enginepress.cli.completion",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command, or the list of all, is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if close and "Did you mean" not in error.message:
+                error.message += f" Did you mean '{close[0]}'?"
+            raise
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def app() -> None:
+    """From an LLM checkpoint to a gated, published, registered Triton release.
+
+    Start with `enginepress run RECIPE`; `enginepress COMMAND --help` explains each command.
+    """
+
+
+def run_app(command: click.Command) -> None:
+    """Runs a command and ends the process: 0 done, 1 failed work, 2 wrong recipe, source or usage, 130 interrupted."""
+    try:
+        command.main(prog_name="enginepress", standalone_mode=False)
+    except EnginepressError as error:
+        _print_error(error)
+        sys.exit(error.exit_status)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: finished steps are kept; run it again to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _print_error(error: EnginepressError) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    if error.fix:
+        click.echo(click.style("next:  ", bold=True) + error.fix, err=True)

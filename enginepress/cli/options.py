@@ -1,0 +1,67 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from enginepress.recipe import Recipe
+    from enginepress.workspace import Workspace
+
+Command = Callable[..., Any]
+
+
+def default_workspace() -> str:
+    """`$ENGINEPRESS_WORKSPACE`, or a folder in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("ENGINEPRESS_WORKSPACE") or os.path.join(cache, "enginepress")
+
+
+def workspace_option(command: Command) -> Command:
+    return click.option(
+        "--workspace",
+        "-w",
+        default=default_workspace,
+        show_default="$ENGINEPRESS_WORKSPACE or ~/.cache/enginepress",
+        metavar="DIR",
+        help="Folder for downloads, engines and reports.",
+    )(command)
+
+
+def recipe_argument(command: Command) -> Command:
+    return click.argument("recipe", type=click.Path(path_type=Path), shell_complete=None)(command)
+
+
+def target_argument(command: Command) -> Command:
+    return click.argument("target")(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def open_workspace(path: str) -> Workspace:
+    from enginepress.workspace import Workspace
+
+    return Workspace(Path(path).expanduser().absolute())
+
+
+def load_target(target: str) -> Recipe:
+    """TARGET is a recipe file, or STORE/MODEL as `file:///srv/models/tiny-llama`, whose newest release holds its recipe.
+
+    Raises:
+        RecipeError: for a file that is no recipe.
+        StoreError: for a store that holds no such model.
+    """
+    from enginepress.recipe_file import load_recipe
+
+    if "://" not in target:
+        return load_recipe(Path(target), need_reference=False)
+    from enginepress.steps.stored_recipe import stored_recipe
+
+    return stored_recipe(target)

@@ -1,0 +1,253 @@
+"""Reads a recipe from YAML, or from the JSON text in which it travels, and says in plain words what is wrong with it.
+
+What depends on where the recipe lies is settled here, so that the recipe means the same everywhere afterwards: relative
+`file://` and `sqlite:///` addresses become absolute, and the reference file is replaced by its content.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from enginepress.canonical import json_digest, parameter_json
+from enginepress.errors import RecipeError
+from enginepress.recipe import Recipe
+from enginepress.serving.reference import read_reference
+
+MAX_BYTES = 1_000_000
+SECRET_FIELDS = {("source", "token"), ("registry", "username"), ("registry", "password"), ("registry", "token")}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without keys that occur twice, of which the plain loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (str, int)) and key in seen:
+                raise RecipeError(f"line {key_node.start_mark.line + 1}: the key '{key}' occurs twice")
+            if isinstance(key, (str, int)):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        RecipeError: naming the file, the line, the field and the nearest known key.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"is larger than {MAX_BYTES} bytes, so it is no recipe", where=str(path))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path), fix="name an existing recipe file") from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8 text, so it is no recipe", where=str(path)) from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.load(text, Loader=_Loader)
+    except RecipeError as error:
+        raise RecipeError(error.message, where=str(path), fix="write each key once") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"is not YAML: {_yaml_problem(error)}", where=str(path)) from None
+    except RecursionError:
+        raise RecipeError("is nested too deeply to be a recipe", where=str(path)) from None
+    return _validated(data, where=str(path), folder=path.resolve().parent, root=root)
+
+
+def travelling_json(recipe: Recipe) -> str:
+    """The recipe as the one string in which it goes through a pipeline."""
+    return parameter_json(recipe.canonical())
+
+
+def recipe_from_json(text: str, digest: str) -> Recipe:
+    """The recipe that a pipeline parameter holds.
+
+    Args:
+        digest: of the canonical JSON, from the sender. Runners may change parameters on their way.
+
+    Raises:
+        RecipeError: if it is not the recipe that was sent.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"the recipe parameter is not JSON: {error}") from None
+    if digest and json_digest(data) != digest:
+        raise RecipeError(
+            "the recipe was changed on its way to this step: its digest is not the one that was sent",
+            fix="submit the recipe again with `enginepress run` or `enginepress submit`",
+        )
+    return _validated(data, where="recipe", folder=None, root=None)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of the recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | None) -> Recipe:
+    if not isinstance(data, dict):
+        raise RecipeError("is no recipe: it must be a mapping with keys such as name, source and stores", where=where)
+    problems = [*_misplaced_references(data)]
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems += [(tuple(e["loc"]), _explain(e)) for e in error.errors()]
+    if problems:
+        lines = [f"{_field(loc)}{_line(root, loc)}: {text}" for loc, text in problems]
+        message = lines[0] if len(lines) == 1 else f"{len(lines)} things are wrong:\n  " + "\n  ".join(lines)
+        raise RecipeError(message, where=where, fix="`enginepress schema` prints every field with its meaning")
+    settled = _settled(recipe, folder) if folder is not None else recipe
+    if isinstance(settled.checks.reference, dict):
+        read_reference(settled.checks.reference)
+    return settled
+
+
+# What depends on the recipe's folder ----------------------------------------------------------------------------------
+
+
+def _settled(recipe: Recipe, folder: Path) -> Recipe:
+    checks, registry = recipe.checks, recipe.registry
+    if isinstance(checks.reference, str):
+        checks = checks.model_copy(update={"reference": _read_reference(folder / checks.reference)})
+    if registry.tracking_uri is not None:
+        registry = registry.model_copy(update={"tracking_uri": _absolute_sqlite(registry.tracking_uri, folder)})
+    return recipe.model_copy(
+        update={
+            "source": recipe.source.model_copy(update={"uri": absolute_file_url(recipe.source.uri, folder)}),
+            "stores": [s.model_copy(update={"url": absolute_file_url(s.url, folder)}) for s in recipe.stores],
+            "checks": checks,
+            "registry": registry,
+        }
+    )
+
+
+def _read_reference(path: Path) -> dict[str, Any]:
+    field = "checks.reference"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"is larger than {MAX_BYTES} bytes; ask fewer or shorter prompts", where=str(path))
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(
+            f"{field}: the file does not exist", where=str(path), fix="make it with `enginepress reference RECIPE`"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecipeError(f"{field}: cannot be read: {error}", where=str(path)) from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{field}: is not a reference", where=str(path), fix="make it with `enginepress reference RECIPE`")
+    return data
+
+
+def absolute_file_url(url: str, folder: Path) -> str:
+    """`file://relative` and `file://~/x` as absolute; other URLs unchanged."""
+    if not url.startswith("file://"):
+        return url
+    path = url.removeprefix("file://")
+    if path.startswith("localhost/"):
+        path = path.removeprefix("localhost")
+    return "file://" + os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
+
+
+def _absolute_sqlite(uri: str, folder: Path) -> str:
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + os.path.normpath(os.path.join(folder, uri.removeprefix(prefix)))
+    return uri
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+def _misplaced_references(data: Mapping[str, Any]) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """`${NAME}` anywhere but in a secret's field: a recipe must mean the same in every environment."""
+
+    def walk(value: Any, loc: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], str]]:
+        if isinstance(value, str) and re.search(r"\$\{\w+\}", value) and loc not in SECRET_FIELDS:
+            fields = ", ".join(sorted(".".join(f) for f in SECRET_FIELDS))
+            yield loc, f"environment references are for secrets only ({fields}); write the value itself"
+        elif isinstance(value, dict) and loc != ("checks", "reference"):
+            for key, item in value.items():
+                yield from walk(item, (*loc, str(key)))
+        elif isinstance(value, list) and loc != ("checks", "prompts"):
+            for index, item in enumerate(value):
+                yield from walk(item, (*loc, index))
+
+    yield from walk(data, ())
+
+
+def _explain(error: ErrorDetails) -> str:
+    kind, loc, given = error["type"], error["loc"], error.get("input")
+    if kind == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        return "unknown key; " + (f"did you mean '{close[0]}'?" if close else "known are: " + ", ".join(known))
+    if kind == "missing":
+        return "is missing"
+    if kind == "literal_error":
+        allowed = [a.strip().strip("'") for a in re.split(r",| or ", str(error["ctx"]["expected"]))]
+        close = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
+        return f"'{given}' is not one of {', '.join(allowed)}" + (f"; did you mean '{close[0]}'?" if close else "")
+    if kind == "string_pattern_mismatch":
+        return f"'{given}' does not have the form {error['ctx']['pattern']}"
+    text = error["msg"].removeprefix("Value error, ")
+    shown = repr(given)
+    return text if isinstance(given, (dict, list)) or kind == "value_error" else f"{text}, not {shown[:80]}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """The fields of the model at this place of the recipe."""
+    model: Any = Recipe
+    for part in loc:
+        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(part)
+        model = _model_in(field.annotation) if field is not None else None
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if get_origin(annotation) is None:
+        return annotation
+    return next((m for m in map(_model_in, get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None)
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc if part != "str")
+    return text.lstrip(".") or "recipe"
+
+
+def _line(root: yaml.Node | None, loc: tuple[int | str, ...]) -> str:
+    """` (line 7)`, where the YAML is at hand and the place can be found in it."""
+    node, line = root, None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == part), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return f" (line {line})" if line is not None else ""
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())

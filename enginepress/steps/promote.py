@@ -1,0 +1,78 @@
+"""promote: channels of the recipe are moved to the release, in every store and in the registry.
+
+A channel is moved for a release once, and the release keeps a record of it. So a rebuild that finds nothing to do never
+undoes what an operator decided: after a rollback the channel stays where the operator put it.
+"""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+from enginepress.errors import StoreError
+from enginepress.recipe import Recipe
+from enginepress.registry import MlflowRegistry
+from enginepress.repository.place import place
+from enginepress.steps.job import Job, Plan
+from enginepress.steps.register import default_tracking_uri, published_release
+from enginepress.stores.filesystem import FileStore
+from enginepress.stores.open import open_store
+
+
+def promote(job: Job, plan: Plan) -> dict[str, Any]:
+    primary = open_store(job.recipe.stores[0])
+    number = published_release(primary, job.recipe.name, plan)
+    moved = []
+    for channel in job.recipe.channels:
+        if primary.read_record(job.recipe.name, number, promotion_record(channel)) is None:
+            move_channel(
+                job.recipe,
+                channel,
+                number,
+                who=operator(),
+                why=f"run {job.run}",
+                default_uri=default_tracking_uri(job.workspace),
+            )
+            moved.append(channel)
+    return {"release": number, "moved": moved}
+
+
+def promotion_record(channel: str) -> str:
+    return f"promotion-{channel}"
+
+
+def move_channel(recipe: Recipe, channel: str, number: int, *, who: str, why: str, default_uri: str) -> None:
+    """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
+
+    Raises:
+        StoreError: if a store does not have the release, or cannot be written.
+        RegistryError: if only the alias could not be moved; `enginepress doctor --repair` moves it.
+    """
+    stores = [open_store(s) for s in recipe.stores]
+    for store in stores:
+        if number not in store.numbers(recipe.name):
+            raise StoreError(
+                f"has no release {number} of {recipe.name}",
+                where=store.url,
+                fix=f"`enginepress releases` lists what is there: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
+            )
+    for store in stores:
+        activate(store, recipe.name, channel, number, who=who, why=why)
+    stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+    MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
+
+
+def activate(store: FileStore, model: str, channel: str, number: int, *, who: str, why: str) -> None:
+    """Points a channel of one store to a release, placed where the store's readers will see it."""
+    placement = place(store.repository(model, number), number, store.activation_root(model, channel))
+    store.activate(model, channel, number, placement, who=who, why=why)
+
+
+def operator() -> str:
+    """Who is doing this, for the history of a channel. An arbitrary uid, as on OpenShift, has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        import os
+
+        return f"uid {os.getuid()}"

@@ -1,0 +1,100 @@
+"""publish: the gated repository becomes an immutable, numbered release in every store of the recipe.
+
+The primary store allots the number; the others take the same or refuse. What is published already is not published again:
+the same content under the same build key is the same release.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from enginepress import __version__
+from enginepress.errors import GateError
+from enginepress.files import FileEntry
+from enginepress.manifest import Manifest
+from enginepress.repository import Placement
+from enginepress.repository.place import place, unplaced, write_placement
+from enginepress.steps.assemble import produce_repository
+from enginepress.steps.job import Job, Plan
+from enginepress.steps.verify import checks_record, passed_attempt
+from enginepress.stores.filesystem import FileStore
+from enginepress.stores.open import open_store
+
+
+def publish(job: Job, plan: Plan) -> dict[str, Any]:
+    """Raises StoreError for a store that cannot take the release, GateError if it was not gated."""
+    recipe = job.recipe
+    primary, *others = [open_store(s) for s in recipe.stores]
+    number = plan.release or _publish_primary(job, plan, primary).release
+    attempt = passed_attempt(job, plan)
+    if attempt is not None:
+        report = json.loads((attempt / "report.json").read_text())
+        primary.write_record(recipe.name, number, checks_record(plan), report)
+    for store in others:
+        _publish_other(job, primary, store, number)
+    return {"release": number, "stores": [s.url for s in (primary, *others)]}
+
+
+def _publish_primary(job: Job, plan: Plan, store: FileStore) -> Manifest:
+    name = job.recipe.name
+    repository = produce_repository(job, plan)
+    content = repository.record["content_digest"]
+    if passed_attempt(job, plan) is None:
+        raise GateError("was not gated by these checks, so it is not published", where=str(repository.folder))
+    known = store.find_content(name, content)
+    if known is not None and known.build_key == plan.build_key:
+        return known
+
+    def describe(number: int, files: tuple[FileEntry, ...]) -> Manifest:
+        return new_manifest(job, plan, number, files, content)
+
+    return store.publish(
+        name, place=lambda n: place(repository.folder, n, None), describe=describe, progress=_progress(job, repository.folder)
+    )
+
+
+def _publish_other(job: Job, primary: FileStore, store: FileStore, number: int) -> None:
+    """The same release, from the primary store, byte for byte."""
+    name = job.recipe.name
+    manifest = primary.manifest(name, number)
+    present = store.find_content(name, manifest.content_digest)
+    if present is not None and present.release == number:
+        return
+    source = job.workspace.path("partial", f"copy-{job.run}-{number}")
+    write_placement(unplaced(primary.repository(name, number)), source, link="symlink")
+
+    def again(n: int) -> Placement:
+        return place(source, n, None)
+
+    store.publish(name, place=again, describe=lambda _n, _files: manifest, number=number, progress=_progress(job, source))
+
+
+def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str) -> Manifest:
+    return Manifest(
+        model=job.recipe.name,
+        release=number,
+        build_key=plan.build_key,
+        content_digest=content_digest,
+        files=files,
+        made_from={"source": job.recipe.source.uri, "revision": plan.revision_id, "revision_digest": plan.revision},
+        made_with={"enginepress": __version__, "builder": job.recipe.engine.builder, **plan.inputs["environment"]},
+        recipe=job.recipe.canonical(),
+        served_by=["triton with the python backend and the packages in made_with, on x86-64"],
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _progress(job: Job, folder: Path) -> Callable[[int], None]:
+    total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        job.note_progress("publish", f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+    return progress

@@ -1,0 +1,79 @@
+"""resolve: which bytes, which build key, and whether that release exists already. Needs no GPU and downloads no weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from enginepress.build_key import build_inputs
+from enginepress.engines import get_builder
+from enginepress.errors import SourceError
+from enginepress.recipe import Recipe
+from enginepress.repository.templates import template_digest
+from enginepress.sources import Revision
+from enginepress.sources.open import open_source
+from enginepress.steps.job import Job, Plan
+from enginepress.stores.open import open_store
+from enginepress.workspace import Workspace
+
+
+def resolve(job: Job, *, force: bool = False) -> Plan:
+    """Makes the plan and leaves the revision in the workspace.
+
+    Args:
+        force: what was made for this plan is thrown away, all but the download, and made again. A release with the same
+            content stays the same release.
+
+    Raises:
+        SourceError, UnsupportedModelError, RecipeError: before any weight is downloaded.
+    """
+    job.workspace.check_writable()
+    plan, revision = plan_of(job.recipe, job.workspace.path("cache"), job.run)
+    job.workspace.write_json(revision.to_json(), "revisions", f"{plan.revision}.json")
+    if force:
+        plan = replace(plan, release=0)
+        _discard(job.workspace, plan)
+    if not plan.release:
+        check_model(job.recipe, job.workspace.path("cache"), revision)
+    return plan
+
+
+def _discard(workspace: Workspace, plan: Plan) -> None:
+    for step, (kind, key) in plan.outputs().items():
+        if step != "download":
+            workspace.discard(kind, key)
+    workspace.discard("reports", f"{plan.build_key}-{plan.checks_digest}")
+
+
+def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
+    """The plan for what the source holds now. Writes nothing but the source's own cache."""
+    builder = get_builder(recipe.engine.builder)
+    environment = builder.environment()
+    revision = open_source(recipe.source, cache=cache).resolve()
+    inputs = build_inputs(recipe, revision.digest, environment, template_digest(builder.template))
+    known = open_store(recipe.stores[0]).find(recipe.name, inputs.key)
+    plan = Plan(
+        run=run,
+        revision=revision.digest,
+        revision_id=revision.id,
+        engine_key=inputs.engine_key,
+        build_key=inputs.key,
+        checks_digest=recipe.checks_digest(),
+        release=known.release if known is not None else 0,
+        inputs=inputs.to_json(),
+    )
+    return plan, revision
+
+
+def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
+    """Reads config.json, which is small, and asks the builder whether it can build and run that."""
+    raw = open_source(recipe.source, cache=cache).read(revision, "config.json")
+    try:
+        config = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SourceError(f"is not JSON: {error}", where=os.path.join(recipe.source.uri, "config.json")) from None
+    if not isinstance(config, dict):
+        raise SourceError("is not a JSON object", where=os.path.join(recipe.source.uri, "config.json"))
+    get_builder(recipe.engine.builder).check(config, recipe)
