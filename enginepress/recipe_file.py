@@ -41,8 +41,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, *, need_reference: bool = True) -> Recipe:
     """The recipe in a YAML file.
+
+    Args:
+        need_reference: False for what does not gate: the recipe then has no reference, and its file need not exist yet.
 
     Raises:
         RecipeError: naming the file, the line, the field and the nearest known key.
@@ -64,7 +67,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"is not YAML: {_yaml_problem(error)}", where=str(path)) from None
     except RecursionError:
         raise RecipeError("is nested too deeply to be a recipe", where=str(path)) from None
-    return _validated(data, where=str(path), folder=path.resolve().parent, root=root)
+    return _validated(data, where=str(path), folder=path.resolve().parent, root=root, need_reference=need_reference)
 
 
 def travelling_json(recipe: Recipe) -> str:
@@ -98,7 +101,7 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
-def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | None) -> Recipe:
+def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | None, need_reference: bool = True) -> Recipe:
     if not isinstance(data, dict):
         raise RecipeError("is no recipe: it must be a mapping with keys such as name, source and stores", where=where)
     problems = [*_misplaced_references(data)]
@@ -110,6 +113,8 @@ def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | 
         lines = [f"{_field(loc)}{_line(root, loc)}: {text}" for loc, text in problems]
         message = lines[0] if len(lines) == 1 else f"{len(lines)} things are wrong:\n  " + "\n  ".join(lines)
         raise RecipeError(message, where=where, fix="`enginepress schema` prints every field with its meaning")
+    if not need_reference:
+        recipe = recipe.model_copy(update={"checks": recipe.checks.model_copy(update={"reference": None})})
     settled = _settled(recipe, folder) if folder is not None else recipe
     if isinstance(settled.checks.reference, dict):
         read_reference(settled.checks.reference)

@@ -17,7 +17,7 @@ class LiveSteps:
     """One line a step: what is done, what is running and what it says. The display starts with the first step."""
 
     def __init__(self) -> None:
-        self._states = {step: ("waiting", "") for step in STEPS}
+        self._states = dict.fromkeys(STEPS, ("waiting", ""))
         self._spinner = Spinner("dots", style="cyan")
         self._live: Live | None = None
 

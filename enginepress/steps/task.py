@@ -71,7 +71,9 @@ def _recorded(job: Job, name: str, work: Callable[[], Any]) -> Any:
     except Exception as error:
         trace = traceback.format_exc()
         print(trace, file=sys.stderr)
-        leave(status="failed", error={"type": "bug", "message": f"{type(error).__name__}: {error}", "trace": trace}, exit_status=1)
+        leave(
+            status="failed", error={"type": "bug", "message": f"{type(error).__name__}: {error}", "trace": trace}, exit_status=1
+        )
         sys.exit(1)
     leave(status="done", facts=result if isinstance(result, dict) else {})
     return result

@@ -152,4 +152,3 @@ def build_facts(job: Job, plan: Plan, content_digest: str) -> dict[str, Any]:
         "content_digest": content_digest,
         "step_seconds": seconds,
     }
-

@@ -1,0 +1,176 @@
+"""Recipes: what is accepted, what is refused and in which words, and what enters which digest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enginepress.canonical import parameter_json
+from enginepress.errors import RecipeError
+from enginepress.recipe import Recipe
+from enginepress.recipe_file import load_recipe, recipe_from_json, recipe_schema, travelling_json
+
+MINIMAL = {"name": "tiny", "source": "file://checkpoint", "stores": ["file://store"]}
+
+
+def _write(folder: Path, content: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def _with(**changes: Any) -> dict[str, Any]:
+    return {**MINIMAL, **changes}
+
+
+def test_a_minimal_recipe_has_sensible_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, MINIMAL))
+    assert recipe.engine.builder == "onnxruntime"
+    assert recipe.channels == ["candidate"]
+    assert recipe.checks.served
+
+
+def test_relative_places_are_taken_from_the_recipes_folder(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, _with(registry={"tracking_uri": "sqlite:///../ml.db"})))
+    assert recipe.source.uri == f"file://{tmp_path}/checkpoint"
+    assert recipe.stores[0].url == f"file://{tmp_path}/store"
+    assert recipe.registry.tracking_uri == f"sqlite:///{tmp_path.parent}/ml.db"
+
+
+@pytest.mark.parametrize("uri", ["file:///abs/x", "hf://org/name@main", "s3://bucket/x"])
+def test_absolute_places_stay_as_they_are(tmp_path: Path, uri: str) -> None:
+    assert load_recipe(_write(tmp_path, _with(source=uri))).source.uri == uri
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"engin": {}}, ["engin", "did you mean 'engine'"]),
+        ({"engine": {"precison": "int4"}}, ["engine.precison", "did you mean 'precision'", "line"]),
+        ({"engine": {"builder": "onnx"}}, ["engine.builder", "'onnx'", "did you mean 'onnxruntime'"]),
+        ({"engine": {"limits": {"max_batch_size": 0}}}, ["engine.limits.max_batch_size", "0"]),
+        ({"engine": {"limits": {"max_batchsize": 4}}}, ["engine.limits.max_batchsize", "max_batch_size"]),
+        ({"source": {"uri": "ftp://x"}}, ["source.uri", "ftp://x"]),
+        ({"source": {}}, ["source.uri", "missing"]),
+        ({"source": {"uri": "hf://a/b", "token": "hf_abc"}}, ["source.token", "environment variable"]),
+        ({"source": "file://${HOME}/x"}, ["source", "secrets only"]),
+        ({"stores": ["file://${PLACE}"]}, ["stores[0]", "secrets only"]),
+        ({"stores": []}, ["stores"]),
+        ({"stores": ["file://a", "file://a"]}, ["twice"]),
+        ({"stores": [{"url": "file://a", "mountt": "/x"}]}, ["stores[0].mountt", "'mount'"]),
+        ({"channels": ["Prod uction"]}, ["channels[0]", "Prod uction"]),
+        ({"name": "../evil"}, ["name", "../evil"]),
+        ({"name": "UPPER"}, ["name"]),
+        ({"checks": {"prompts": [{}]}}, ["checks.prompts[0]", "either text or messages"]),
+        ({"checks": {"prompts": [{"text": "a", "pattern": "("}]}}, ["pattern", "regular expression"]),
+        ({"checks": {"min_agreement": 2}}, ["checks.min_agreement"]),
+        ({"checks": {"reference": "no.json"}}, ["no.json", "does not exist"]),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_words_that_help(tmp_path: Path, change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, _with(**change)))
+    text = f"{caught.value} {caught.value.fix}"
+    assert "recipe.yaml" in text or "no.json" in text
+    for word in words:
+        assert word in text
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("", "mapping"),
+        ("- a\n- b\n", "mapping"),
+        ("name: [\n", "line"),
+        ("name: a\nname: b\n", "occurs twice"),
+        ("\x00\x01", "YAML"),
+        ("[" * 5000, "nested too deeply"),
+        ("x: &a [*a]\n", "unknown key"),
+        ("!!python/object/apply:os.system ['true']", "YAML"),
+    ],
+    ids=["empty", "list", "broken", "twice", "binary", "deep", "recursive", "code"],
+)
+def test_what_is_no_recipe_is_refused_without_a_traceback(tmp_path: Path, content: str, word: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, content))
+    assert word in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nothing\.yaml"):
+        load_recipe(tmp_path / "nothing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(RecipeError, match="UTF-8"):
+        load_recipe(tmp_path / "binary.yaml")
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, {"name": "x", "source": "bad", "stores": ["worse"], "what": 1}))
+    assert "3 things are wrong" in str(caught.value)
+
+
+def test_a_recipe_travels_unchanged(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, _with(source="file:///usr/lib/python3/models", description="{{$.x}} python3 it's")))
+    text = travelling_json(recipe)
+    assert "python3" not in text
+    assert "{{$" not in text
+    assert recipe_from_json(text, recipe.digest()) == recipe
+
+
+def test_a_recipe_that_was_changed_on_its_way_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(_write(tmp_path, MINIMAL))
+    with pytest.raises(RecipeError, match="changed on its way"):
+        recipe_from_json(travelling_json(recipe).replace("tiny", "tinz"), recipe.digest())
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+def test_parameter_json_survives_the_runners_rewriting(value: Any) -> None:
+    text = parameter_json(value)
+    assert json.loads(text.replace("python3", "/usr/bin/python")) == value
+    assert "{{$" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "build_changes", "checks_change"),
+    [
+        ({"description": "words"}, False, False),
+        ({"channels": ["production"]}, False, False),
+        ({"stores": ["file://elsewhere"]}, False, False),
+        ({"registry": {"tracking_uri": "http://x"}}, False, False),
+        ({"checks": {"min_agreement": 0.5}}, False, True),
+        ({"engine": {"precision": "int4"}}, True, False),
+        ({"engine": {"precision": "float32"}}, False, False),
+        ({"serving": {"max_concurrent_requests": 3}}, True, False),
+        ({"name": "other"}, True, False),
+        ({"source": "file://elsewhere"}, False, False),
+    ],
+)
+def test_each_part_of_a_recipe_enters_the_right_digest(change: dict[str, Any], build_changes: bool, checks_change: bool) -> None:
+    before, after = Recipe.model_validate(MINIMAL), Recipe.model_validate(_with(**change))
+    assert (before.build_fields() != after.build_fields()) == build_changes
+    assert (before.checks_digest() != after.checks_digest()) == checks_change
+
+
+def test_the_schema_knows_every_field_and_refuses_unknown_ones() -> None:
+    schema = recipe_schema()
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert schema["additionalProperties"] is False
+
+
+@given(st.text())
+def test_any_text_is_either_a_recipe_or_refused(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "recipe.yaml")
+        path.write_text(text, encoding="utf-8", errors="ignore")
+        with pytest.raises(RecipeError):
+            load_recipe(path)

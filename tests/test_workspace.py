@@ -1,0 +1,223 @@
+"""Locks and outputs under the worst of conditions: killed holders, two at once, full and read-only places."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from enginepress import locks
+from enginepress.errors import EnginepressError, GateError, LockedError, WorkspaceError, error_from_json
+from enginepress.locks import Lock
+from enginepress.process import die_with, identity, process_start, run_logged
+from enginepress.workspace import Workspace
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from enginepress.locks import Lock
+with Lock(Path(sys.argv[1]), about="a test"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def _holder(path: Path) -> subprocess.Popen[str]:
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    return child
+
+
+def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    child = _holder(tmp_path / "x.json")
+    try:
+        with (
+            pytest.raises(LockedError, match=f"a test \\(process {child.pid}"),
+            Lock(tmp_path / "x.json", about="me", wait=False),
+        ):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_killed_holders_lock_is_taken_over_at_once(tmp_path: Path) -> None:
+    child = _holder(tmp_path / "x.json")
+    child.kill()
+    child.wait()
+    start = time.monotonic()
+    with Lock(tmp_path / "x.json", about="me"):
+        assert time.monotonic() - start < 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_holder_on_another_machine_is_given_up_when_its_heartbeat_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    far = {"owner": "far", "host": "other", "kernel": "another", "pid": 1, "start": "1", "beat": 7, "about": "far away"}
+    (tmp_path / "x.json").write_text(json.dumps(far))
+    waited: list[str] = []
+    start = time.monotonic()
+    with Lock(tmp_path / "x.json", about="me", on_wait=waited.append):
+        assert time.monotonic() - start >= 1.0
+    assert waited == ["far away (process 1 on other)"]
+
+
+def test_a_beating_holder_on_another_machine_keeps_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.6)
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            far = {"owner": "far", "host": "other", "kernel": "another", "pid": 1, "start": "1", "beat": count, "about": "far"}
+            (tmp_path / "tmp").write_text(json.dumps(far))
+            os.replace(tmp_path / "tmp", tmp_path / "x.json")
+            time.sleep(0.1)
+        (tmp_path / "x.json").unlink()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    time.sleep(0.3)
+    threading.Timer(2.0, stop.set).start()
+    start = time.monotonic()
+    with Lock(tmp_path / "x.json", about="me"):
+        assert time.monotonic() - start >= 1.5
+    thread.join()
+
+
+def _count_in_lock(path: Path, counter: Path) -> None:
+    for _ in range(5):
+        with Lock(path, about="counting"):
+            value = int(counter.read_text())
+            time.sleep(0.001)
+            counter.write_text(str(value + 1))
+
+
+def test_many_processes_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text("0")
+    workers = [multiprocessing.Process(target=_count_in_lock, args=(tmp_path / "x.json", tmp_path / "counter")) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert (tmp_path / "counter").read_text() == "20"
+
+
+def test_a_finished_output_is_never_made_again(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    calls = []
+
+    def work(output: Path) -> dict[str, int]:
+        calls.append(1)
+        (output / "x").write_text("made")
+        return {"n": len(calls)}
+
+    first = workspace.produce("engines", "k", work, about="a test")
+    second = workspace.produce("engines", "k", work, about="a test")
+    assert first == second
+    assert len(calls) == 1
+    assert first.record["seconds"] >= 0
+    assert (first.folder / "x").read_text() == "made"
+
+
+def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+
+    def work(output: Path) -> dict[str, int]:
+        (output / "half").write_text("x")
+        raise GateError("no")
+
+    with pytest.raises(GateError):
+        workspace.produce("engines", "k", work, about="a test")
+    assert workspace.find("engines", "k") is None
+    assert not list((tmp_path / "partial").iterdir())
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_what_a_killed_worker_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    left = tmp_path / "partial" / "engines-k-12345678" / "output"
+    left.mkdir(parents=True)
+    other = tmp_path / "partial" / "engines-other-12345678"
+    other.mkdir()
+    workspace.produce("engines", "k", lambda output: {}, about="a test")
+    assert list((tmp_path / "partial").iterdir()) == [other]
+
+
+def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="file"):
+        Workspace(tmp_path / "file" / "sub").check_writable()
+
+
+def test_a_process_dies_with_its_owner_and_takes_its_children_along(tmp_path: Path) -> None:
+    """The owner starts a shell that starts a task that starts a tool: killing the owner alone ends all three."""
+    task = (
+        "import os, sys, subprocess\nfrom pathlib import Path\n"
+        "from enginepress.process import die_with, run_logged\n"
+        "die_with(os.environ['OWNER'])\nPath(sys.argv[1], 'task').write_text(str(os.getpid()))\n"
+        "run_logged(['sh', '-c', f'echo $$ > {sys.argv[1]}/tool; exec sleep 60'], log=Path(sys.argv[1], 'log'))\n"
+    )
+    (tmp_path / "task.py").write_text(task)
+    owner = (
+        "import os, sys, subprocess\nfrom enginepress.process import identity\n"
+        "subprocess.run(['sh', '-c', f'{sys.executable} {sys.argv[1]}/task.py {sys.argv[1]}; true'],"
+        " env={**os.environ, 'OWNER': identity()})\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", owner, str(tmp_path)])
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "tool").exists() or not (tmp_path / "tool").read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pids = [int((tmp_path / name).read_text()) for name in ("task", "tool")]
+    assert all(process_start(pid) for pid in pids)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 5
+    while any(process_start(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a task outlived its owner"
+        time.sleep(0.02)
+
+
+def test_a_task_whose_owner_is_already_gone_ends_at_once() -> None:
+    code = "from enginepress.process import die_with; die_with('999999999:1'); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 137
+    assert done.stdout == ""
+
+
+def test_a_pid_that_was_given_to_another_process_is_not_the_owner() -> None:
+    code = f"from enginepress.process import die_with; die_with('{os.getpid()}:1'); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 137
+    die_with(identity())
+
+
+def test_a_tools_output_is_kept_line_by_line(tmp_path: Path) -> None:
+    lines: list[str] = []
+    status = run_logged(["sh", "-c", "echo one; echo two >&2; exit 3"], log=tmp_path / "log", on_line=lines.append)
+    assert status == 3
+    assert lines == ["one", "two"]
+    assert "one\ntwo\n" in (tmp_path / "log").read_text()
+
+
+def test_errors_travel_as_json() -> None:
+    error = GateError("too slow", where="checks.load", fix="buy a GPU")
+    back = error_from_json(json.loads(json.dumps(error.to_json())))
+    assert type(back) is GateError
+    assert (str(back), back.fix, back.exit_status) == (str(error), error.fix, 1)
+    unknown = error_from_json({"type": "Gone", "message": "x"})
+    assert type(unknown) is EnginepressError
