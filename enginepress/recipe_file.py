@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int)) and key in seen:
                 raise RecipeError(f"line {key_node.start_mark.line + 1}: the key '{key}' occurs twice")
             if isinstance(key, (str, int)):
@@ -68,6 +68,19 @@ def load_recipe(path: Path, *, need_reference: bool = True) -> Recipe:
     except RecursionError:
         raise RecipeError("is nested too deeply to be a recipe", where=str(path)) from None
     return _validated(data, where=str(path), folder=path.resolve().parent, root=root, need_reference=need_reference)
+
+
+def named_reference(path: Path) -> Path:
+    """The file that a recipe names in `checks.reference`, there or not.
+
+    Raises:
+        RecipeError: if it names none.
+    """
+    data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    name = data.get("checks", {}).get("reference")
+    if not isinstance(name, str):
+        raise RecipeError("checks.reference names no file", where=str(path), fix="name one there, or give --output FILE")
+    return path.resolve().parent / name
 
 
 def travelling_json(recipe: Recipe) -> str:
