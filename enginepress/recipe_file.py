@@ -28,7 +28,14 @@ SECRET_FIELDS = {("source", "token"), ("registry", "username"), ("registry", "pa
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that occur twice, of which the plain loader silently takes the last."""
+    """YAML without keys that occur twice, of which the plain loader silently takes the last, and without aliases, with which a
+    few lines can stand for endless ones."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise RecipeError(f"line {event.start_mark.line + 1}: aliases (*name) are not for recipes")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -59,10 +66,10 @@ def load_recipe(path: Path, *, need_reference: bool = True) -> Recipe:
     except UnicodeDecodeError:
         raise RecipeError("is not UTF-8 text, so it is no recipe", where=str(path)) from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.load(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except RecipeError as error:
-        raise RecipeError(error.message, where=str(path), fix="write each key once") from None
+        raise RecipeError(error.message, where=str(path), fix="write each key once, and each value out") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {_yaml_problem(error)}", where=str(path)) from None
     except RecursionError:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginepress.errors import WorkspaceError
+from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import commit_folder, explain_os_error, remove_tree, sync_tree, write_atomic
 from enginepress.locks import Lock
 
@@ -121,6 +121,18 @@ class Workspace:
         """Removes what killed predecessors left. Called under the output's lock, so nobody is still writing there."""
         for leftover in self.path("partial").glob(f"{kind}-{key}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def leftovers(self) -> list[Path]:
+        """Folders in `partial/` on which nobody works."""
+        found = []
+        for folder in sorted(self.path("partial").glob("*-*-*")):
+            lock = self.lock(folder.name.rpartition("-")[0], about="looking for leftovers", wait=False)
+            try:
+                with lock:
+                    found.append(folder)
+            except LockedError:
+                continue
+        return found
 
     # Small JSON files ------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ def test_a_wrong_recipe_is_refused_in_words_that_help(tmp_path: Path, change: di
         ("name: a\nname: b\n", "occurs twice"),
         ("\x00\x01", "YAML"),
         ("[" * 5000, "nested too deeply"),
-        ("x: &a [*a]\n", "unknown key"),
+        ("x: &a [*a]\n", "aliases"),
         ("!!python/object/apply:os.system ['true']", "YAML"),
     ],
     ids=["empty", "list", "broken", "twice", "binary", "deep", "recursive", "code"],

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from enginepress.canonical import parameter_json
 from enginepress.errors import EnginepressError
@@ -28,6 +28,7 @@ OWNER = "ENGINEPRESS_OWNER"
 RUN = "ENGINEPRESS_RUN"
 """Environment variable that names the run; on a cluster the pipeline's own id does."""
 
+Result = TypeVar("Result")
 Step = Callable[[Job, Plan], dict[str, Any]]
 
 
@@ -53,7 +54,7 @@ def _job(recipe: str, recipe_digest: str, run: str) -> Job:
     return Job(recipe_from_json(recipe, recipe_digest), Workspace.from_environment(), run)
 
 
-def _recorded(job: Job, name: str, work: Callable[[], Any]) -> Any:
+def _recorded(job: Job, name: str, work: Callable[[], Result]) -> Result:
     """Runs a step and leaves how it ended. A step that fails ends its process: kfp needs no more than that."""
     started = time.time()
     record: dict[str, Any] = {"step": name, "status": "running", "started": started}

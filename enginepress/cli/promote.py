@@ -1,0 +1,27 @@
+"""`enginepress promote`: moves a channel to a release."""
+
+from __future__ import annotations
+
+import click
+
+from enginepress.cli.options import load_target, open_workspace, target_argument, workspace_option
+
+
+@click.command()
+@target_argument
+@click.argument("release", type=click.IntRange(min=1))
+@click.option("--channel", "-c", required=True, help="The channel to move, e.g. production.")
+@click.option("--why", default="", help="Kept in the channel's history.")
+@workspace_option
+def promote(target: str, release: int, channel: str, why: str, workspace: str) -> None:
+    """Point a channel of TARGET (a recipe file, or STORE/MODEL) to RELEASE.
+
+    The channel moves in every store of the recipe, then the MLflow alias. `enginepress serve` follows by itself.
+    """
+    from enginepress.steps.promote import move_channel, operator
+    from enginepress.steps.register import default_tracking_uri
+
+    recipe = load_target(target)
+    uri = default_tracking_uri(open_workspace(workspace))
+    move_channel(recipe, channel, release, who=operator(), why=why or "enginepress promote", default_uri=uri)
+    click.echo(f"{recipe.name}: channel {channel} is on release {release}")

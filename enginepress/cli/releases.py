@@ -1,0 +1,42 @@
+"""`enginepress releases`: what is published, what each channel points to, what is registered."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from enginepress.cli.options import json_option, load_target, target_argument
+
+
+@click.command()
+@target_argument
+@json_option
+def releases(target: str, as_json: bool) -> None:
+    """List the releases of TARGET: a recipe file, or STORE/MODEL such as file:///srv/models/tiny-llama."""
+    from enginepress.steps.overview import overview
+
+    rows = [row for row in overview(load_target(target))]
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    if not rows:
+        click.echo("no releases yet: `enginepress run RECIPE` makes the first")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("release", "channels", "created", "engine", "revision", "gate", "MLflow version"):
+        table.add_column(column, no_wrap=column != "channels")
+    for row in rows:
+        table.add_row(
+            str(row.release),
+            ", ".join(row.channels) or "-",
+            row.created,
+            f"{row.builder} {row.precision}",
+            row.revision[:12],
+            "passed" if row.gated else "not gated",
+            row.model_version or "not registered",
+        )
+    Console().print(table)

@@ -1,0 +1,29 @@
+"""`enginepress rollback`: moves a channel back."""
+
+from __future__ import annotations
+
+import click
+
+from enginepress.cli.options import load_target, open_workspace, target_argument, workspace_option
+
+
+@click.command()
+@target_argument
+@click.option("--channel", "-c", required=True, help="The channel to move back, e.g. production.")
+@click.option("--to", "release", type=click.IntRange(min=1), help="The release to go back to. Default: the one before.")
+@click.option("--why", default="", help="Kept in the channel's history.")
+@workspace_option
+def rollback(target: str, channel: str, release: int | None, why: str, workspace: str) -> None:
+    """Point a channel of TARGET (a recipe file, or STORE/MODEL) back to the release it was on before.
+
+    Runs of the recipe do not undo a rollback: a channel moves to a release by itself only once.
+    """
+    from enginepress.steps.promote import move_channel, operator
+    from enginepress.steps.register import default_tracking_uri
+    from enginepress.stores.open import open_store
+
+    recipe = load_target(target)
+    number = release or open_store(recipe.stores[0]).previous(recipe.name, channel)
+    uri = default_tracking_uri(open_workspace(workspace))
+    move_channel(recipe, channel, number, who=operator(), why=why or "enginepress rollback", default_uri=uri)
+    click.echo(f"{recipe.name}: channel {channel} is back on release {number}")
