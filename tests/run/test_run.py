@@ -1,0 +1,179 @@
+"""The main job as a user does it: one command, a release; again, nothing to do; changed demands, only what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginepress.repository.place import content_digest_of
+from enginepress.steps import STEPS
+from tests.run.conftest import Finished
+from tests.run.recipes import PROMPTS, enginepress, run, run_json, write_recipe
+
+
+def _tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its size and time: what was touched shows."""
+    return {
+        str(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*") if not p.is_dir()
+    }
+
+
+def test_a_run_ends_with_a_release_that_is_gated_registered_and_promoted(finished_once: Finished) -> None:
+    assert finished_once.result["release"] == 1
+    assert not finished_once.result["up_to_date"]
+    assert list(finished_once.result["steps"]) == list(STEPS)
+    done = enginepress("releases", finished_once.recipe, "--json")
+    (row,) = json.loads(done.stdout)
+    assert row["channels"] == ["candidate"]
+    assert row["gated"]
+    assert row["model_version"] == "1"
+    assert row["build_key"] == finished_once.result["build_key"]
+    assert content_digest_of(Path(row["folder"])) == row["content_digest"]
+
+
+def test_the_report_is_there_for_people_and_for_scripts(finished_once: Finished) -> None:
+    (folder,) = (finished_once.folder / "workspace" / "reports").glob("*/1")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["passed"]
+    assert "<svg" in (folder / "report.html").read_text()
+    assert finished_once.result["build_key"][:12] in (folder / "report.md").read_text()
+
+
+def test_an_unchanged_recipe_is_up_to_date_and_nothing_is_touched(finished: Finished) -> None:
+    run_json(finished.recipe)
+    before = _tree(finished.folder)
+    done = run(finished.recipe)
+    assert done.returncode == 0
+    assert "up to date: tiny release 1" in done.stdout
+    assert _tree(finished.folder) == before
+
+
+def test_a_changed_build_field_makes_a_second_release_and_keeps_the_first(finished: Finished, checkpoint: Path) -> None:
+    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 5})
+    result = run_json(recipe)
+    assert result["release"] == 2
+    assert result["build_key"] != finished.result["build_key"]
+    rows = json.loads(enginepress("releases", recipe, "--json").stdout)
+    assert [r["channels"] for r in rows] == [[], ["candidate"]]
+    engines = list((finished.folder / "workspace" / "engines").iterdir())
+    assert len(engines) == 1, "the engine does not depend on how it is served"
+
+
+@pytest.mark.parametrize("keep_workspace", [True, False], ids=["with its workspace", "with an empty workspace"])
+def test_a_new_channel_and_a_new_store_are_served_without_a_rebuild(
+    finished: Finished, checkpoint: Path, keep_workspace: bool
+) -> None:
+    if not keep_workspace:
+        shutil.rmtree(finished.folder / "workspace")
+    stores = [f"file://{finished.folder}/store", f"file://{finished.folder}/second"]
+    recipe = write_recipe(finished.folder, checkpoint, channels=["candidate", "production"], stores=stores)
+    result = run_json(recipe)
+    assert result["release"] == 1
+    steps = {p.stem: json.loads(p.read_text()) for p in (finished.folder / "workspace" / "runs" / result["run"]).glob("*.json")}
+    for step in ("download", "convert", "build", "assemble", "verify", "register"):
+        assert "skipped" in steps[step]["facts"]
+    assert steps["promote"]["facts"]["moved"] == ["production"]
+    for store in ("store", "second"):
+        link = finished.folder / store / "tiny" / "channels" / "production"
+        assert (link / "tiny" / "1" / "model.py").exists()
+    first, second = (finished.folder / s / "tiny" / "releases" / "1" / "repository" for s in ("store", "second"))
+    assert content_digest_of(first) == content_digest_of(second)
+
+
+def test_stricter_checks_run_the_gate_again_and_nothing_else(finished: Finished, checkpoint: Path) -> None:
+    checks = {"prompts": [*PROMPTS, {"text": "One more", "max_tokens": 3}]}
+    result = run_json(write_recipe(finished.folder, checkpoint, checks=checks))
+    assert result["release"] == 1
+    steps = {p.stem: json.loads(p.read_text()) for p in (finished.folder / "workspace" / "runs" / result["run"]).glob("*.json")}
+    assert "skipped" not in steps["verify"]["facts"]
+    assert "skipped" in steps["build"]["facts"]
+    assert run_json(finished.recipe)["up_to_date"]
+
+
+def test_a_gate_that_fails_publishes_nothing_and_says_which_check_and_why(finished: Finished, checkpoint: Path) -> None:
+    checks = {"prompts": [{"text": "Hello", "max_tokens": 4, "pattern": "certainly not in there"}]}
+    recipe = write_recipe(finished.folder, checkpoint, checks=checks, serving={"max_concurrent_requests": 6})
+    done = run(recipe)
+    assert done.returncode == 1
+    assert "certainly not in there" in done.stderr
+    assert "report.html" in done.stderr
+    assert len(json.loads(enginepress("releases", recipe, "--json").stdout)) == 1
+    (failed,) = [
+        p for p in (finished.folder / "workspace" / "reports").glob("*/1/report.json") if not json.loads(p.read_text())["passed"]
+    ]
+    again = run(recipe)
+    assert again.returncode == 1, "a failed gate is not a complete output"
+    assert (failed.parent.parent / "2").exists()
+
+
+def test_force_builds_again_and_the_same_content_stays_the_same_release(finished: Finished) -> None:
+    (engine,) = (finished.folder / "workspace" / "engines").iterdir()
+    before = json.loads((engine / "record.json").read_text())["started"]
+    result = run_json(finished.recipe, "--force")
+    assert result["release"] == 1
+    assert json.loads((engine / "record.json").read_text())["started"] > before
+
+
+def test_a_rollback_is_not_undone_by_the_next_run(finished: Finished, checkpoint: Path) -> None:
+    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 7})
+    assert run_json(recipe)["release"] == 2
+    done = enginepress("rollback", recipe, "--channel", "candidate", "-w", finished.folder / "workspace")
+    assert done.returncode == 0, done.stderr
+    assert "back on release 1" in done.stdout
+    after = run_json(recipe)
+    assert after["up_to_date"]
+    assert "candidate is on release 1" in after["notes"][0]
+
+
+def test_operators_can_name_the_store_instead_of_the_recipe(finished: Finished) -> None:
+    target = f"file://{finished.folder}/store/tiny"
+    done = enginepress("promote", target, "1", "--channel", "production", "--why", "a test")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(enginepress("releases", target, "--json").stdout)
+    assert row["channels"] == ["candidate", "production"]
+
+
+def test_an_unreachable_registry_leaves_the_release_published_and_doctor_finishes(finished: Finished, checkpoint: Path) -> None:
+    changes: dict[str, Any] = {"serving": {"max_concurrent_requests": 8}}
+    recipe = write_recipe(finished.folder, checkpoint, registry={"tracking_uri": "http://127.0.0.1:9"}, **changes)
+    done = run(recipe, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    assert done.returncode == 1
+    assert "published" in done.stderr
+    recipe = write_recipe(finished.folder, checkpoint, **changes)
+    workspace = finished.folder / "workspace"
+    assert enginepress("doctor", recipe, "-w", workspace).returncode == 1
+    mended = enginepress("doctor", recipe, "-w", workspace, "--repair")
+    assert mended.returncode == 0, mended.stdout
+    assert enginepress("doctor", recipe, "-w", workspace).returncode == 0
+    result = run_json(recipe)
+    assert result["release"] == 2
+    assert not result["up_to_date"], "the channel was not moved yet"
+
+
+def test_two_runs_at_once_make_one_release(tmp_path: Path, checkpoint: Path) -> None:
+    import subprocess
+    import sys
+
+    recipe = write_recipe(tmp_path, checkpoint)
+    command = [sys.executable, "-m", "enginepress", "run", str(recipe), "-w", str(tmp_path / "workspace"), "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [p.communicate() for p in both]
+    assert [p.returncode for p in both] == [0, 0], ended
+    results = [json.loads(out) for out, _ in ended]
+    assert sorted(r["up_to_date"] for r in results) == [False, True]
+    assert any("waiting for a run of tiny" in err for _, err in ended)
+
+
+def test_a_second_run_that_will_not_wait_says_who_is_at_it(finished: Finished, checkpoint: Path) -> None:
+    from enginepress.workspace import Workspace
+
+    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 9})
+    with Workspace(finished.folder / "workspace").lock("run-tiny", about="a run of tiny"):
+        done = run(recipe, "--no-wait")
+    assert done.returncode == 1
+    assert f"a run of tiny (process {os.getpid()}" in done.stderr
