@@ -1,0 +1,206 @@
+"""The `onnxruntime` builder: ONNX Runtime GenAI's model builder makes an ONNX engine for a CPU, in float32, int8 or int4.
+
+The tool runs as a process of its own, on a view of the checkpoint (`onnxruntime_files`), without network. What it cannot
+do, or does wrongly, is refused by `check` from config.json alone (`onnxruntime_support`). The same checkpoint gives the same
+bytes, wherever it lies and however many threads work.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enginepress.engines import Builder, can_build
+from enginepress.engines.onnxruntime_failures import build_failure, unfound_weights
+from enginepress.engines.onnxruntime_files import finish_engine, shares_embeddings, view_checkpoint
+from enginepress.engines.onnxruntime_model import WHERE, architecture_of, read_model_config
+from enginepress.engines.onnxruntime_support import FAMILIES, PRECISIONS, REFUSED, refusal
+from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
+from enginepress.process import run_logged
+from enginepress.recipe import Recipe
+
+PACKAGES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+"""What can change the engine's bytes."""
+
+_INSTALL = "pip install 'enginepress[onnxruntime]' (Python 3.11 or 3.12)"
+
+_NOT_FOR_THE_TOOL = ("TOKEN", "SECRET", "PASSWORD", "PROXY")
+"""Parts of names of environment variables that the tool does not get to see."""
+
+
+def builder() -> Builder:
+    return OnnxRuntimeBuilder()
+
+
+class OnnxRuntimeBuilder:
+    """Satisfies `enginepress.engines.Builder`."""
+
+    name = "onnxruntime"
+    template = "onnxruntime"
+    converts = False
+
+    def check(self, config: Mapping[str, Any], recipe: Recipe) -> None:
+        _check_recipe(recipe)
+        architecture = architecture_of(config)
+        if architecture not in FAMILIES:
+            raise self._unsupported(config, recipe, REFUSED.get(architecture, "the model builder does not know it"))
+        if config.get("quantization_config") is not None:
+            raise self._unsupported(config, recipe, f"it is quantized already ({_quantization(config)})")
+        if config.get("auto_map") is not None and not recipe.source.trust_remote_code:
+            raise SourceError(
+                "'auto_map' names Python code of the checkpoint's own, which is not run",
+                where=WHERE,
+                fix="if you trust it, set source.trust_remote_code in the recipe",
+            )
+        family = FAMILIES[architecture]
+        if recipe.engine.precision not in family.precisions:
+            raise RecipeError(
+                f"builder 'onnxruntime' makes {architecture} in {', '.join(sorted(family.precisions))} only, "
+                f"not in {recipe.engine.precision}",
+                where="engine.precision",
+            )
+        model = read_model_config(config)
+        length = recipe.engine.limits.max_sequence_length
+        if length is not None and length > model.context:
+            raise RecipeError(
+                f"{length} is more than the {model.context} tokens that the model was made for ('max_position_embeddings')",
+                where="engine.limits.max_sequence_length",
+                fix=f"set it to {model.context} or less, or leave it out",
+            )
+        if reason := refusal(model, length):
+            raise self._unsupported(config, recipe, reason)
+
+    def environment(self) -> dict[str, str]:
+        versions, missing = {}, []
+        for package in PACKAGES:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(package)
+        if missing:
+            raise RecipeError(
+                f"builder 'onnxruntime' is not installed here: no {', no '.join(missing)}", where="engine.builder", fix=_INSTALL
+            )
+        return versions
+
+    def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
+        raise NotImplementedError("builder 'onnxruntime' converts nothing; `converts` says so")
+
+    def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        self.check(config, recipe)
+        self.environment()
+        model = read_model_config(config)
+        # Scratch lies in the output, so that whoever sweeps up a killed build sweeps it up as well.
+        scratch = output / ".scratch"
+        scratch.mkdir(mode=0o700)
+        try:
+            view_checkpoint(source, scratch / "checkpoint", model)
+            options = {
+                "hf_token": "false",
+                "hf_remote": str(recipe.source.trust_remote_code).lower(),
+                # Engines that compute requests together answer wrongly with the tool's windowed caches.
+                "windowed_kv_cache": "false",
+            }
+            shared = shares_embeddings(source, model)
+            if shared is not None:
+                options["shared_embeddings"] = str(shared).lower()
+            status = run_logged(
+                _command(scratch, output, PRECISIONS[recipe.engine.precision], options),
+                log=log,
+                env=_environment(os.environ, scratch),
+                cwd=scratch,
+            )
+            if status != 0:
+                raise build_failure(status, log, memory_gib=_memory_gib(source))
+            if unfound := unfound_weights(log):
+                raise BuildError(
+                    f"the checkpoint lacks weights that config.json asks for: {', '.join(unfound[:5])}"
+                    + (f" and {len(unfound) - 5} more" if len(unfound) > 5 else ""),
+                    where=str(source),
+                    fix="check that all its files were published, and that config.json belongs to them",
+                )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        finish_engine(output, recipe.engine.limits)
+
+    def _unsupported(self, config: Mapping[str, Any], recipe: Recipe, reason: str) -> UnsupportedModelError:
+        others = can_build(config, recipe, but=self.name)
+        if others:
+            fix = "builders that can: " + ", ".join(others) + " (engine.builder in the recipe)"
+        else:
+            fix = "no other builder of this version can; 'onnxruntime' builds " + ", ".join(sorted(FAMILIES))
+        return UnsupportedModelError(
+            f"builder 'onnxruntime' cannot build this {architecture_of(config)}: {reason}", where=WHERE, fix=fix
+        )
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    engine = recipe.engine
+    if engine.precision not in PRECISIONS:
+        raise RecipeError(
+            f"builder 'onnxruntime' does not make {engine.precision}",
+            where="engine.precision",
+            fix="use " + ", ".join(PRECISIONS) + "; no other builder of this version makes it on a CPU",
+        )
+    spread = {name: size for name, size in engine.parallelism.model_dump().items() if size > 1}
+    for name, size in spread.items():
+        raise RecipeError(
+            f"builder 'onnxruntime' runs a model on one CPU and cannot spread it over {size}",
+            where=f"engine.parallelism.{name}",
+            fix="leave engine.parallelism out",
+        )
+    if engine.gpu is not None:
+        raise RecipeError(
+            f"builder 'onnxruntime' builds for CPUs, not for {engine.gpu.name}", where="engine.gpu", fix="leave engine.gpu out"
+        )
+
+
+def _quantization(config: Mapping[str, Any]) -> str:
+    value = config["quantization_config"]
+    return str(value.get("quant_method", "quantization_config")) if isinstance(value, Mapping) else "quantization_config"
+
+
+def _command(scratch: Path, output: Path, precision: str, options: Mapping[str, str]) -> list[str]:
+    return [
+        sys.executable,
+        *("-m", "onnxruntime_genai.models.builder"),
+        *("--input", str(scratch / "checkpoint")),
+        *("--output", str(output.resolve())),
+        *("--precision", precision),
+        *("--execution_provider", "cpu"),
+        *("--cache_dir", str(scratch / "cache")),
+        *("--extra_options", *(f"{key}={value}" for key, value in options.items())),
+    ]
+
+
+def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """The tool's environment: offline, without secrets, and without what would change its output."""
+    kept = {key: value for key, value in ours.items() if not any(part in key.upper() for part in _NOT_FOR_THE_TOOL)}
+    return {
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(scratch / "cache"),
+        "HF_MODULES_CACHE": str(scratch / "modules"),
+        # The list of weights that were not found is printed as a warning.
+        "TRANSFORMERS_VERBOSITY": "warning",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # The tool writes the commit of the repository around it, if there is one, into the engine.
+        "GIT_DIR": str(scratch / "no-repository"),
+    }
+
+
+def _memory_gib(source: Path) -> float:
+    """Roughly what a build takes: measured, twice the weights and 1 GiB for the tool."""
+    weights = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    return 2 * weights / 2**30 + 1
