@@ -1,0 +1,376 @@
+"""A Hugging Face hub on 127.0.0.1: real HTTP, real commits, and faults on demand.
+
+    with HubServer() as hub:
+        commit = hub.add_repo("org/model", folder)              # files of a folder, or {"config.json": b"{}"}
+        newer = hub.commit("org/model", {...}, branch="main", tag="v2")
+        environment["HF_ENDPOINT"] = hub.url
+        hub.faults.append(Fault("model.safetensors", cut_after=1000))
+        assert [r.path for r in hub.requests] == ...
+
+Routes, as huggingface_hub 0.34 to 2.4 asks for them: `/api/models/<id>`, `…/revision/<rev>`, `…/tree/<rev>`, and
+`/<id>/resolve/<rev>/<path>`. Files of LFS (weights, and what is larger than 1 MB) are redirected to `/cdn/<sha256>` under
+another host name, as the hub does, so that a token that follows a redirect would be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+LFS_BYTES = 1_000_000
+BLOCK = 64 * 1024
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong with answers whose path matches.
+
+    Attributes:
+        pattern: fnmatch of a file's name in its repository, or of the request's path for the API (`/api/*`).
+        cut_after: the connection is closed after so many bytes of the body.
+        corrupt_at: the lowest bit of this byte of the file is flipped.
+        short_by: so many bytes are missing at the end, and Content-Length agrees.
+        status: this status instead of an answer.
+        retry_after: seconds, sent with `status`.
+        delay: seconds before the answer starts.
+        pause: seconds between blocks of 64 KiB.
+        ignore_range: the whole file is sent although a part was asked for.
+        body: this instead of what the API would have answered.
+        times: for so many requests; -1 for all.
+    """
+
+    pattern: str
+    cut_after: int | None = None
+    corrupt_at: int | None = None
+    short_by: int = 0
+    status: int | None = None
+    retry_after: int | None = None
+    delay: float = 0
+    pause: float = 0
+    ignore_range: bool = False
+    body: bytes | None = None
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that was seen."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    range: str | None
+    token: str | None
+    host: str
+
+
+@dataclass
+class _Repo:
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    token: str | None = None
+    gated: bool = False
+    accepted: set[str] = field(default_factory=set)
+
+
+class HubServer:
+    """The server; a context manager. Everything may be changed while it runs.
+
+    Attributes:
+        url: what HF_ENDPOINT is set to.
+        requests: every request so far.
+        faults: see Fault; the first that matches is used.
+        digests: False for a hub that publishes sizes and digests only by the tree route.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.digests = True
+        self._repos: dict[str, _Repo] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> HubServer:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    # What it serves ---------------------------------------------------------------------------------------------------
+
+    def add_repo(self, repo: str, files: Path | Mapping[str, bytes], *, token: str | None = None, gated: bool = False) -> str:
+        """A repository with one commit on `main`; returns the commit.
+
+        Args:
+            token: the repository is private: only who sends this token sees it.
+            gated: everybody sees it, only tokens that `accept` named may read its files.
+        """
+        self._repos[repo] = _Repo(token=token, gated=gated)
+        return self.commit(repo, files)
+
+    def accept(self, repo: str, token: str) -> None:
+        """The owner of `token` accepts the terms of a gated repository."""
+        self._repos[repo].accepted.add(token)
+
+    def commit(self, repo: str, files: Path | Mapping[str, bytes], *, branch: str = "main", tag: str | None = None) -> str:
+        """Another commit with exactly these files; returns it."""
+        content = _read_folder(files) if isinstance(files, Path) else dict(files)
+        found = self._repos[repo]
+        seed = f"{repo} {len(found.commits)} " + "".join(sorted(f"{p} {_sha1(b)}" for p, b in content.items()))
+        commit = hashlib.sha1(seed.encode()).hexdigest()
+        found.commits[commit] = content
+        found.names[branch] = commit
+        if tag is not None:
+            found.names[tag] = commit
+        return commit
+
+    def downloads(self) -> list[str]:
+        """Names of the files that were asked for, in order, without the redirects' second halves."""
+        return [r.path.split("/resolve/", 1)[1].split("/", 1)[1] for r in self.requests if "/resolve/" in r.path]
+
+    # What the handler asks --------------------------------------------------------------------------------------------
+
+    def _find(self, repo: str, revision: str) -> tuple[_Repo | None, str | None]:
+        found = self._repos.get(repo)
+        if found is None:
+            return None, None
+        commit = found.names.get(revision, revision)
+        return found, commit if commit in found.commits else None
+
+    def _blob(self, sha256: str) -> tuple[str, bytes] | None:
+        for repo in self._repos.values():
+            for files in repo.commits.values():
+                for path, data in files.items():
+                    if hashlib.sha256(data).hexdigest() == sha256:
+                        return path, data
+        return None
+
+    def _fault(self, name: str) -> Fault | None:
+        with self._lock:
+            for fault in self.faults:
+                if fault.times != 0 and fnmatch(name, fault.pattern):
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+def is_lfs(path: str, data: bytes) -> bool:
+    return path.endswith(LFS_SUFFIXES) or len(data) > LFS_BYTES
+
+
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _sibling(path: str, data: bytes) -> dict[str, object]:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n"
+    if not is_lfs(path, data):
+        return {"rfilename": path, "size": len(data), "blobId": _sha1(data)}
+    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": len(pointer)}
+    return {"rfilename": path, "size": len(data), "blobId": _sha1(pointer.encode()), "lfs": lfs}
+
+
+def _tree_entry(path: str, data: bytes) -> dict[str, object]:
+    sibling = _sibling(path, data)
+    entry = {"type": "file", "path": path, "size": len(data), "oid": sibling["blobId"]}
+    if is_lfs(path, data):
+        sha256 = hashlib.sha256(data).hexdigest()
+        return {**entry, "lfs": {"oid": sha256, "size": len(data), "pointerSize": 134}}
+    return entry
+
+
+def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            path = unquote(address.path)
+            authorization = self.headers.get("Authorization") or ""
+            self.token = authorization.removeprefix("Bearer ") or None
+            query = {k: v[0] for k, v in parse_qs(address.query).items()}
+            seen = Request(self.command, path, query, self.headers.get("Range"), self.token, self.headers.get("Host", ""))
+            hub.requests.append(seen)
+            try:
+                self.route(path, address.path, query)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def route(self, path: str, quoted: str, query: dict[str, str]) -> None:
+            if match := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
+                found = hub._blob(match[1])
+                if found is None:
+                    return self.refuse(404, "", "no such object")
+                return self.send_file(*found, commit=None)
+            if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", quoted):
+                return self.resolve(*(unquote(part) for part in match.groups()))
+            fault = hub._fault(path)
+            if fault is not None and self.broken(fault):
+                return None
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)/?", quoted):
+                return self.api(unquote(match[1]), match[2], unquote(match[3]), query)
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", quoted):
+                return self.api(unquote(match[1]), "revision", "main", query)
+            return self.refuse(404, "", "no such route")
+
+        def allowed(self, repo: str, revision: str) -> tuple[_Repo, str] | None:
+            found, commit = hub._find(repo, revision)
+            if found is None or (found.token is not None and found.token != self.token):
+                # The hub hides private repositories: it answers 401 to the unknown and 404 to the known.
+                code, text = (401, "Invalid username or password.") if self.token is None else (404, "Repository not found")
+                self.refuse(code, "RepoNotFound", text)
+                return None
+            if commit is None:
+                self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+                return None
+            return found, commit
+
+        def api(self, repo: str, route: str, revision: str, query: dict[str, str]) -> None:
+            allowed = self.allowed(repo, revision)
+            if allowed is None:
+                return
+            found, commit = allowed
+            files = sorted(found.commits[commit].items())
+            if route == "tree":
+                self.send_json([_tree_entry(p, b) for p, b in files])
+                return
+            full = query.get("blobs", "").lower() == "true" and hub.digests
+            siblings = [_sibling(p, b) if full else {"rfilename": p} for p, b in files]
+            info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
+            self.send_json({**info, "gated": "manual" if found.gated else False, "tags": [], "siblings": siblings})
+
+        def resolve(self, repo: str, revision: str, path: str) -> None:
+            allowed = self.allowed(repo, revision)
+            if allowed is None:
+                return None
+            found, commit = allowed
+            if found.gated and self.token not in found.accepted:
+                code = 401 if self.token is None else 403
+                return self.refuse(code, "GatedRepo", f"Access to model {repo} is restricted.")
+            data = found.commits[commit].get(path)
+            if data is None:
+                return self.refuse(404, "EntryNotFound", "Entry not found")
+            if not is_lfs(path, data):
+                return self.send_file(path, data, commit=commit)
+            sha256 = hashlib.sha256(data).hexdigest()
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{hub.port}/cdn/{sha256}?X-Amz-Signature=secret-signature")
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("X-Linked-Etag", f'"{sha256}"')
+            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+
+        def broken(self, fault: Fault) -> bool:
+            """Applies what needs no file; True if that was the answer."""
+            time.sleep(fault.delay)
+            if fault.status is not None:
+                self.refuse(fault.status, "", "as ordered", retry_after=fault.retry_after)
+                return True
+            if fault.body is not None:
+                self.send_body(fault.body, "application/json")
+                return True
+            if fault.cut_after is not None and self.path.startswith("/api/"):
+                self.send_response(200)
+                self.send_header("Content-Length", "100000")
+                self.end_headers()
+                self.hang_up()
+                return True
+            return False
+
+        def send_file(self, path: str, data: bytes, *, commit: str | None) -> None:
+            fault = hub._fault(path) or Fault(path)
+            if self.broken(fault):
+                return
+            etag = hashlib.sha256(data).hexdigest() if is_lfs(path, data) else _sha1(data)
+            if fault.corrupt_at is not None:
+                at = fault.corrupt_at % len(data)
+                data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            whole = len(data)
+            data = data[: whole - fault.short_by]
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            start = int(asked[1]) if asked and not fault.ignore_range else 0
+            if start >= len(data) and start > 0:
+                return self.refuse(416, "", "Range Not Satisfiable")
+            data = data[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{whole}")
+            if commit is not None:
+                self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", f'"{etag}"')
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return None
+            for at in range(0, min(len(data), fault.cut_after if fault.cut_after is not None else len(data)), BLOCK):
+                end = at + BLOCK if fault.cut_after is None else min(at + BLOCK, fault.cut_after)
+                self.wfile.write(data[at:end])
+                self.wfile.flush()
+                time.sleep(fault.pause)
+            if fault.cut_after is not None and fault.cut_after < len(data):
+                self.hang_up()
+            return None
+
+        def hang_up(self) -> None:
+            self.wfile.flush()
+            self.connection.shutdown(2)
+            self.close_connection = True
+
+        def send_json(self, value: object) -> None:
+            self.send_body(json.dumps(value).encode(), "application/json")
+
+        def send_body(self, body: bytes, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def refuse(self, status: int, code: str, text: str, retry_after: int | None = None) -> None:
+            body = json.dumps({"error": text}).encode()
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", text)
+            if retry_after is not None:
+                self.send_header("Retry-After", str(retry_after))
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+    return Handler
