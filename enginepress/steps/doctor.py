@@ -116,9 +116,12 @@ def _stores(recipe: Recipe, repair: bool) -> Iterator[Finding]:
     for store in (primary, *others):
         try:
             numbers = store.numbers(name)
-            for number in numbers:
-                store.verify(name, number)
-            yield Finding("ok", f"store {store.url}", f"{len(numbers)} releases of {name}, every file as its manifest says")
+            damaged = [f"release {n}: {d}" for n in numbers for d in store.verify(name, n)]
+            if damaged:
+                fix = "copy the release from another store or a backup, or remove its folder and run the recipe again"
+                yield Finding("error", f"store {store.url}", "; ".join(damaged[:10]), fix)
+            else:
+                yield Finding("ok", f"store {store.url}", f"{len(numbers)} releases of {name}, every file as its manifest says")
         except EnginepressError as error:
             yield Finding("error", f"store {store.url}", str(error), error.fix)
     for store in others:

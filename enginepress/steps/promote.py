@@ -7,11 +7,13 @@ undoes what an operator decided: after a rollback the channel stays where the op
 from __future__ import annotations
 
 import getpass
+import os
 from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
+from enginepress.repository import Placement
 from enginepress.repository.place import place
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.register import default_tracking_uri, published_release
@@ -63,9 +65,13 @@ def move_channel(recipe: Recipe, channel: str, number: int, *, who: str, why: st
 
 
 def activate(store: FileStore, model: str, channel: str, number: int, *, who: str, why: str) -> None:
-    """Points a channel of one store to a release, placed where the store's readers will see it."""
-    placement = place(store.repository(model, number), number, store.activation_root(model, channel))
-    store.activate(model, channel, number, placement, who=who, why=why)
+    """Points a channel of one store to a release, placed for the path at which the store's readers will see it."""
+    repository = store.repository(model, number)
+
+    def for_readers_at(root: str) -> Placement:
+        return place(repository, number, root)
+
+    store.activate(model, channel, number, for_readers_at, who=who, why=why)
 
 
 def operator() -> str:
@@ -73,6 +79,4 @@ def operator() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        import os
-
         return f"uid {os.getuid()}"

@@ -6,18 +6,15 @@ the same content under the same build key is the same release.
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from enginepress import __version__
 from enginepress.errors import GateError
 from enginepress.files import FileEntry
 from enginepress.manifest import Manifest
-from enginepress.repository import Placement
-from enginepress.repository.place import place, unplaced, write_placement
+from enginepress.repository.place import place
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.verify import checks_record, passed_attempt
@@ -28,7 +25,7 @@ from enginepress.stores.open import open_store
 def publish(job: Job, plan: Plan) -> dict[str, Any]:
     """Raises StoreError for a store that cannot take the release, GateError if it was not gated."""
     recipe = job.recipe
-    primary, *others = [open_store(s) for s in recipe.stores]
+    primary, *others = (open_store(s) for s in recipe.stores)
     number = plan.release or _publish_primary(job, plan, primary).release
     attempt = passed_attempt(job, plan)
     if attempt is not None:
@@ -52,8 +49,13 @@ def _publish_primary(job: Job, plan: Plan, store: FileStore) -> Manifest:
     def describe(number: int, files: tuple[FileEntry, ...]) -> Manifest:
         return new_manifest(job, plan, number, files, content)
 
+    files = [FileEntry(**entry) for entry in repository.record["files"]]
     return store.publish(
-        name, place=lambda n: place(repository.folder, n, None), describe=describe, progress=_progress(job, repository.folder)
+        name,
+        place=lambda n: place(repository.folder, n, None),
+        describe=describe,
+        expected={repository.folder / e.path: e.sha256 for e in files},
+        progress=_progress(job, sum(e.size for e in files)),
     )
 
 
@@ -61,16 +63,18 @@ def _publish_other(job: Job, primary: FileStore, store: FileStore, number: int) 
     """The same release, from the primary store, byte for byte."""
     name = job.recipe.name
     manifest = primary.manifest(name, number)
-    present = store.find_content(name, manifest.content_digest)
-    if present is not None and present.release == number:
+    if number in store.numbers(name) and store.manifest(name, number).content_digest == manifest.content_digest:
         return
-    source = job.workspace.path("partial", f"copy-{job.run}-{number}")
-    write_placement(unplaced(primary.repository(name, number)), source, link="symlink")
-
-    def again(n: int) -> Placement:
-        return place(source, n, None)
-
-    store.publish(name, place=again, describe=lambda _n, _files: manifest, number=number, progress=_progress(job, source))
+    repository = primary.repository(name, number)
+    store.publish(
+        name,
+        place=lambda n: place(repository, n, None),
+        describe=lambda _n, _files: manifest,
+        number=number,
+        primary=primary.url,
+        expected={repository / e.path: e.sha256 for e in manifest.files},
+        progress=_progress(job, manifest.size),
+    )
 
 
 def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str) -> Manifest:
@@ -81,15 +85,17 @@ def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...]
         content_digest=content_digest,
         files=files,
         made_from={"source": job.recipe.source.uri, "revision": plan.revision_id, "revision_digest": plan.revision},
-        made_with={"enginepress": __version__, "builder": job.recipe.engine.builder, **plan.inputs["environment"]},
+        made_with={
+            "enginepress": __version__,
+            "builder": job.recipe.engine.builder,
+            "environment": dict(plan.inputs["environment"]),
+        },
         recipe=job.recipe.canonical(),
         served_by=["triton with the python backend and the packages in made_with, on x86-64"],
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def _progress(job: Job, folder: Path) -> Callable[[int], None]:
-    total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+def _progress(job: Job, total: int) -> Callable[[int], None]:
     done = 0
 
     def progress(count: int) -> None:

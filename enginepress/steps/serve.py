@@ -30,7 +30,7 @@ def channel_server(recipe: Recipe, channel: str, *, log: Path, choose_ports: Cal
             fix=f"channels are: {known}" if known else "`enginepress run RECIPE` makes the first release and moves its channels",
         )
     return TritonServer(
-        store.channel_folder(recipe.name, channel),
+        store.channel_path(recipe.name, channel),
         log=log,
         control_mode="explicit",
         ready_timeout_s=recipe.checks.ready_timeout_s,

@@ -4,6 +4,9 @@
 
 Every attempt is kept, passed or not; only one that passed counts as done. A release that was gated by these checks once, and
 says so in its records, is not gated again.
+
+The reference that answers are compared with is the file that the recipe names; without one, what the release on the recipe's
+first channel answers now; without that, nothing, and the report says so.
 """
 
 from __future__ import annotations
@@ -12,31 +15,44 @@ import json
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginepress.errors import EnginepressError, GateError, WorkspaceError
+from enginepress.errors import EnginepressError, GateError, RecipeError, WorkspaceError
 from enginepress.files import explain_os_error, sync_tree
+from enginepress.recipe import Recipe
 from enginepress.report import Report, write_report
-from enginepress.repository.place import content_digest_of, unplaced, write_placement
+from enginepress.repository.place import content_digest_of
 from enginepress.repository.validate import validate
 from enginepress.serving.gate import GateResult, run_gate
+from enginepress.serving.live_reference import live_reference
 from enginepress.serving.reference import Reference, read_reference
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
 from enginepress.stores.open import open_store
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One gate, passed or not: its folder in `reports/` and its report."""
+
+    folder: Path
+    report: Report
+
+
 def verify(job: Job, plan: Plan) -> dict[str, Any]:
-    """Raises GateError or RepositoryError, naming every check that failed and the report."""
+    """Raises GateError, naming every check that failed and the report."""
     if plan.release and open_store(job.recipe.stores[0]).read_record(job.recipe.name, plan.release, checks_record(plan)):
         return {"skipped": f"release {plan.release} was gated by these checks"}
-    done = passed_attempt(job, plan)
-    if done is not None:
-        return {"folder": str(done), "skipped": "passed already"}
+    if (done := passed_attempt(job, plan)) is not None:
+        return {"folder": str(done.folder), "skipped": "passed already"}
     with job.workspace.lock(f"reports-{reports_key(plan)}", about=f"gate of {job.recipe.name}"):
-        folder = passed_attempt(job, plan) or _attempt(job, plan)
-    return {"folder": str(folder)}
+        made = passed_attempt(job, plan) or attempt(job, plan, repository_of(job, plan))
+    if not made.report.passed:
+        fix = "open the report; nothing was published"
+        raise GateError(made.report.failure, where=str(made.folder / "report.html"), fix=fix)
+    return {"folder": str(made.folder)}
 
 
 def reports_key(plan: Plan) -> str:
@@ -48,98 +64,105 @@ def checks_record(plan: Plan) -> str:
     return f"checks-{plan.checks_digest}"
 
 
-def passed_attempt(job: Job, plan: Plan) -> Path | None:
-    """The newest attempt that passed, or None."""
-    attempts = job.workspace.path("reports", reports_key(plan)).glob("[0-9]*")
-    for folder in sorted(attempts, key=lambda p: int(p.name), reverse=True):
-        report = json.loads((folder / "report.json").read_text())
-        if report["passed"]:
-            return folder
-    return None
+def check_reference(recipe: Recipe, revision_digest: str) -> Reference | None:
+    """The recipe's reference, if it has one.
 
-
-def _attempt(job: Job, plan: Plan) -> Path:
-    partial = job.workspace.path("partial", f"reports-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.mkdir(parents=True)
-        report = _gate(job, plan, partial)
-        write_report(report, partial)
-        sync_tree(partial)
-        folder = _keep(job, plan, partial)
-    except OSError as error:
-        raise explain_os_error(error, "writing the report", WorkspaceError) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if not report.passed:
-        raise GateError(report.failure(), where=str(folder / "report.html"), fix="open the report; nothing was published")
-    return folder
-
-
-def _keep(job: Job, plan: Plan, partial: Path) -> Path:
-    """Renames the attempt into place under the next free number."""
-    base = job.workspace.path("reports", reports_key(plan))
-    base.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(p.name) for p in base.glob("[0-9]*")), default=0)
-    folder = base / str(number)
-    os.rename(partial, folder)
-    return folder
-
-
-def _gate(job: Job, plan: Plan, folder: Path) -> Report:
-    recipe = job.recipe
-    scratch = folder / "scratch"
-    try:
-        repository = _unplaced_repository(job, plan, scratch / "unplaced")
-        findings = validate(repository)
-        result: GateResult | None = None
-        error: EnginepressError | None = None
-        if findings.ok and recipe.checks.served:
-            job.note_progress("verify", "serving it with Triton")
-            try:
-                result = run_gate(repository, recipe, _reference(job, plan), folder=folder)
-            except EnginepressError as problem:
-                error = problem
-        return Report(
-            facts=build_facts(job, plan, content_digest_of(repository)),
-            validation=findings.to_json(),
-            gate=result.to_json() if result is not None else None,
-            error=error.to_json() if error is not None else None,
-        )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _reference(job: Job, plan: Plan) -> Reference | None:
-    content = job.recipe.checks.reference
+    Raises:
+        RecipeError: if it was made from other bytes than are to be built.
+    """
+    content = recipe.checks.reference
     if content is None:
         return None
     assert isinstance(content, dict), "a recipe that travels holds the reference's content"
     reference = read_reference(content)
-    if reference.revision != plan.revision:
-        raise GateError(
-            f"the reference was made from another revision ({reference.revision[:12]}) than this build ({plan.revision[:12]})",
+    if reference.revision != revision_digest:
+        raise RecipeError(
+            f"was made from another revision ({reference.revision[:12]}) than this build ({revision_digest[:12]})",
             where="checks.reference",
             fix="make it anew with `enginepress reference RECIPE`",
         )
     return reference
 
 
-def _unplaced_repository(job: Job, plan: Plan, scratch: Path) -> Path:
-    """The repository as assembled; of a release that is there already, as it was before it got its number."""
-    if not plan.release:
-        return produce_repository(job, plan).folder
-    store = open_store(job.recipe.stores[0])
-    write_placement(unplaced(store.repository(job.recipe.name, plan.release)), scratch, link="symlink")
-    return scratch
+def passed_attempt(job: Job, plan: Plan) -> Attempt | None:
+    """The newest attempt that passed, or None."""
+    attempts = job.workspace.path("reports", reports_key(plan)).glob("[0-9]*")
+    for folder in sorted(attempts, key=lambda p: int(p.name), reverse=True):
+        report = Report.from_json(json.loads((folder / "report.json").read_text()))
+        if report.passed:
+            return Attempt(folder, report)
+    return None
+
+
+def repository_of(job: Job, plan: Plan) -> Path:
+    """What is to be gated: the repository as assembled, or the release that is there already."""
+    if plan.release:
+        return open_store(job.recipe.stores[0]).repository(job.recipe.name, plan.release)
+    return produce_repository(job, plan).folder
+
+
+def attempt(job: Job, plan: Plan, repository: Path) -> Attempt:
+    """Gates once and keeps the report, whatever it says. Called under the lock of these reports."""
+    partial = job.workspace.path("partial", f"reports-{reports_key(plan)}-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir(parents=True)
+        report = _gate(job, plan, repository, partial)
+        write_report(report, partial)
+        sync_tree(partial)
+        return Attempt(_keep(job, plan, partial), report)
+    except OSError as error:
+        raise explain_os_error(error, "writing the report", WorkspaceError) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep(job: Job, plan: Plan, partial: Path) -> Path:
+    """Renames the attempt into place under the next free number."""
+    base = job.workspace.path("reports", reports_key(plan))
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / str(1 + max((int(p.name) for p in base.glob("[0-9]*")), default=0))
+    os.rename(partial, folder)
+    return folder
+
+
+def _gate(job: Job, plan: Plan, repository: Path, folder: Path) -> Report:
+    recipe = job.recipe
+    findings = validate(repository)
+    result: GateResult | None = None
+    error: EnginepressError | None = None
+    if findings.ok and recipe.checks.served:
+        try:
+            reference, live = _reference(job, plan, folder)
+            job.note_progress("verify", "serving it with Triton")
+            result = run_gate(repository, recipe, reference, folder=folder, live=live)
+        except EnginepressError as problem:
+            error = problem
+    return Report(
+        facts=build_facts(job, plan, content_digest_of(repository)),
+        validation=findings.to_json(),
+        gate=result,
+        error=error.to_json() if error is not None else None,
+    )
+
+
+def _reference(job: Job, plan: Plan, folder: Path) -> tuple[Reference | None, str]:
+    """What to compare with, and what to say about it if it is not the recipe's file."""
+    recipe = job.recipe
+    reference = check_reference(recipe, plan.revision)
+    if reference is not None or not recipe.channels or not recipe.checks.prompts:
+        return reference, ""
+    store = open_store(recipe.stores[0])
+    number = store.channel(recipe.name, recipe.channels[0])
+    if number is None or number == plan.release:
+        return None, ""
+    job.note_progress("verify", f"asking release {number}, which is on {recipe.channels[0]}")
+    answers = live_reference(store.repository(recipe.name, number), recipe, folder=folder)
+    return answers, f"release {number} on channel {recipe.channels[0]}"
 
 
 def build_facts(job: Job, plan: Plan, content_digest: str) -> dict[str, Any]:
     """What the report says about what was built, from what, and how long each step took."""
-    seconds = {}
-    for step, (kind, key) in plan.outputs().items():
-        output = job.workspace.find(kind, key)
-        if output is not None:
-            seconds[step] = output.record["seconds"]
+    outputs = {step: job.workspace.find(kind, key) for step, (kind, key) in plan.outputs().items()}
     return {
         "name": job.recipe.name,
         "source": job.recipe.source.uri,
@@ -150,5 +173,5 @@ def build_facts(job: Job, plan: Plan, content_digest: str) -> dict[str, Any]:
         "build_key": plan.build_key,
         "checks_digest": plan.checks_digest,
         "content_digest": content_digest,
-        "step_seconds": seconds,
+        "step_seconds": {step: output.record["seconds"] for step, output in outputs.items() if output is not None},
     }
