@@ -16,8 +16,9 @@ import struct
 from typing import Any
 
 from google.protobuf import text_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 # ------------------------------------------------------------------------------------------------------------------
 # Writing
@@ -39,11 +40,12 @@ def _write_message(message: Message, indent: str, lines: list[str]) -> None:
         if _is_map(field):
             for key in sorted(value):
                 entry: list[str] = []
-                key_field, value_field = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+                entry_type: Any = field.message_type
+                key_field, value_field = (entry_type.fields_by_name[name] for name in ("key", "value"))
                 _write_value(key_field, key, indent + "  ", entry)
                 _write_value(value_field, value[key], indent + "  ", entry)
                 lines += [f"{indent}{field.name} {{", *entry, f"{indent}}}"]
-        elif field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED:
+        elif _is_repeated(field):
             if field.message_type is None and field.cpp_type != FieldDescriptor.CPPTYPE_STRING:
                 lines.append(f"{indent}{field.name}: [{', '.join(_scalar(field, item) for item in value)}]")
             else:
@@ -53,7 +55,7 @@ def _write_message(message: Message, indent: str, lines: list[str]) -> None:
             _write_value(field, value, indent, lines)
 
 
-def _write_value(field: FieldDescriptor, value: Any, indent: str, lines: list[str]) -> None:
+def _write_value(field: Any, value: Any, indent: str, lines: list[str]) -> None:
     if field.message_type is None:
         lines.append(f"{indent}{field.name}: {_scalar(field, value)}")
     else:
@@ -62,7 +64,7 @@ def _write_value(field: FieldDescriptor, value: Any, indent: str, lines: list[st
         lines += [f"{indent}{field.name} {{", *inner, f"{indent}}}"]
 
 
-def _scalar(field: FieldDescriptor, value: Any) -> str:
+def _scalar(field: Any, value: Any) -> str:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         named = field.enum_type.values_by_number.get(value)
@@ -89,8 +91,13 @@ def _number(value: float, *, single: bool) -> str:
     return repr(value)
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def _is_map(field: Any) -> bool:
     return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def _is_repeated(field: Any) -> bool:
+    """protobuf 6.31 brought `is_repeated` and deprecated `label`."""
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -128,12 +135,11 @@ def parse_text(text: str, message: Message) -> None:
 class _Field:
     """What reading needs to know of one field, looked up once."""
 
-    __slots__ = ("inner", "kind", "map", "maker", "oneof", "repeated", "values")
+    __slots__ = ("inner", "kind", "maker", "map", "oneof", "repeated", "values")
 
-    def __init__(self, field: FieldDescriptor) -> None:
-        repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED
+    def __init__(self, field: Any) -> None:
         self.map = _is_map(field)
-        self.repeated = bool(repeated) and not self.map
+        self.repeated = _is_repeated(field) and not self.map
         self.kind = field.cpp_type
         self.inner = field.message_type
         self.oneof = None if field.containing_oneof is None else field.containing_oneof.name
@@ -141,13 +147,13 @@ class _Field:
         self.maker: Any = None
         if self.map:
             value_type = field.message_type.fields_by_name["value"].message_type
-            self.maker = None if value_type is None else value_type._concrete_class
+            self.maker = None if value_type is None else GetMessageClass(value_type)
 
 
 _known: dict[str, dict[str, _Field]] = {}
 
 
-def _fields(descriptor: Descriptor) -> dict[str, _Field]:
+def _fields(descriptor: Any) -> dict[str, _Field]:
     known = _known.get(descriptor.full_name)
     if known is None:
         known = _known[descriptor.full_name] = {field.name: _Field(field) for field in descriptor.fields}

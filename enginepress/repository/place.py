@@ -331,4 +331,4 @@ def _write_mapping(relative: str, values: dict[str, Any]) -> bytes:
 
     if relative.endswith(".json"):
         return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    return yaml.safe_dump(values, sort_keys=True, allow_unicode=True, default_flow_style=False).encode()  # type: ignore[no-any-return]
+    return yaml.safe_dump(values, sort_keys=True, allow_unicode=True, default_flow_style=False).encode()
