@@ -170,7 +170,7 @@ def _write(target: Path, placement: Placement, *, folder: ModelFolder, newer_tha
     for relative, source in sorted(placement.linked.items()):
         path = target / check_relative(relative)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _link(Path(os.path.realpath(source)), path, root=Path(os.path.realpath(folder.root)))
+        link_file(Path(os.path.realpath(source)), path, root=Path(os.path.realpath(folder.root)))
     for relative, content in sorted(placement.written.items()):
         path = target / check_relative(relative)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +191,8 @@ def _newest_ns(folder: Path) -> int:
     return newest
 
 
-def _link(source: Path, path: Path, *, root: Path) -> None:
-    """The same bytes under another name, as cheaply as the file system can."""
+def link_file(source: Path, path: Path, *, root: Path) -> None:
+    """The same bytes under another name, as cheaply as the file system can. Symbolic links lead only to files below `root`."""
     try:
         os.link(source, path)
         return

@@ -87,9 +87,7 @@ class FileStore:
             if folder.release(number).exists():
                 raise
             known = ", ".join(map(str, self.numbers(model))) or "none"
-            raise StoreError(
-                f"has no release {number} of {model}", where=self.url, fix=f"releases that are there: {known}"
-            ) from None
+            raise StoreError(f"has no release {number} of {model}", where=self.url, fix=f"there are: {known}") from None
         manifest = Manifest.from_text(text, where=str(path))
         if (manifest.model, manifest.release) != (model, number):
             raise StoreError(

@@ -1,0 +1,62 @@
+"""Processes that publish and promote, and a reader that looks at a channel all the time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from tests.stores.parts import MODEL
+
+
+def run_parts(*arguments: str) -> subprocess.Popen[str]:
+    """`tests.stores.parts` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.stores.parts", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+class Reader:
+    """Does what a server does with a channel, over and over: resolves it once, then reads in that folder.
+
+    Leaving it as a context manager stops it, too.
+    """
+
+    def __init__(self, channel: Path) -> None:
+        self.channel = channel
+        self.problems: list[str] = []
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> int:
+        """Reads until it is stopped; how often it did."""
+        reads = 0
+        while not self._stop.is_set():
+            if self.channel.is_symlink():
+                os.stat(self.channel)
+                self._read(Path(os.path.realpath(self.channel)))
+                reads += 1
+        return reads
+
+    def _read(self, folder: Path) -> None:
+        try:
+            versions = sorted(p.name for p in (folder / MODEL).iterdir())
+            config = (folder / MODEL / "config.pbtxt").read_text()
+            parts = len(list((folder / MODEL / versions[0] / "engine").iterdir()))
+            if len(versions) != 2 or f"[{versions[0]}]" not in config or parts != 3:
+                self.problems.append(f"{folder}: {versions}, {parts} files, {config}")
+        except FileNotFoundError as error:
+            # Only the folder before is kept: a reader that was held up during two moves looks again.
+            if Path(os.path.realpath(self.channel)) == folder:
+                self.problems.append(str(error))
