@@ -197,7 +197,7 @@ def make_reference(
             fix="pip install 'enginepress[onnxruntime]'",
         ) from None
     with _quiet(transformers):
-        tokenizer, model = _load(checkpoint, recipe)
+        tokenizer, model = _load(transformers, checkpoint, recipe)
         answers = []
         for index, prompt in enumerate(prompts):
             ids = _prompt_ids(tokenizer, prompt, f"checks.prompts[{index}]")
@@ -223,20 +223,18 @@ def make_reference(
     }
 
 
-def _load(checkpoint: Path, recipe: Recipe) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
+def _load(transformers: Any, checkpoint: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """Tokenizer and model."""
     trusted = recipe.source.trust_remote_code
     options: dict[str, Any] = {"trust_remote_code": trusted, "local_files_only": True}
     folder = str(checkpoint)
     # Whatever is wrong with a stranger's checkpoint surfaces here as almost any exception of its loaders.
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
         _refuse_quantized(config, folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=None if recipe.source.allow_pickle else True, **options
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", use_safetensors=None if recipe.source.allow_pickle else True, **options
         ).eval()
     except EnginepressError:
         raise
@@ -251,8 +249,8 @@ def _load(checkpoint: Path, recipe: Recipe) -> tuple[Any, Any]:
         ) from None
     # Only where to stop is taken over: penalties and sampling of the checkpoint's defaults are not what is compared.
     defaults = model.generation_config
-    stop = defaults.eos_token_id if defaults.eos_token_id is not None else config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=_first(stop))
+    stop = defaults.eos_token_id if defaults.eos_token_id is not None else getattr(config, "eos_token_id", None)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=stop, pad_token_id=_first(stop))
     return tokenizer, model
 
 
