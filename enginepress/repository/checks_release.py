@@ -1,19 +1,17 @@
 """Checks of a release folder: every file against the manifest, the content digest, the release number.
 
-<release>/manifest.json     files (path, size, sha256; relative to repository/), content_digest, release
+<release>/manifest.json     what was published, file by file (enginepress.manifest)
 <release>/repository/       the models
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from enginepress.errors import EnginepressError
+from enginepress.errors import EnginepressError, StoreError
 from enginepress.files import FileEntry, check_relative, hash_file, walk_files
+from enginepress.manifest import Manifest
 from enginepress.repository.findings import Finding, error, printable
 from enginepress.repository.inventory import Repository, read_regular
 from enginepress.repository.place import content_digest_of
@@ -22,7 +20,6 @@ MANIFEST = "manifest.json"
 REPOSITORY = "repository"
 
 _MAX_BYTES = 100_000_000
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RESTORE = "restore the release from another store or a backup"
 
 
@@ -30,86 +27,54 @@ def is_release(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / REPOSITORY).is_dir()
 
 
-def release_number(release: Path) -> int | None:
-    """What the manifest says, or None if it cannot be read."""
-    manifest = _read(release)
-    number = None if manifest is None else manifest.get("release")
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+def read_manifest(release: Path) -> Manifest:
+    """The release's manifest.
+
+    Raises:
+        StoreError: if it cannot be read, is no manifest, or was changed by hand.
+    """
+    content = read_regular(release / MANIFEST, _MAX_BYTES)
+    if content is None:
+        raise StoreError("cannot be read", where=MANIFEST, fix="check the file's rights")
+    return Manifest.from_text(content, where=MANIFEST)
 
 
-def check_release(release: Path, repository: Repository) -> Iterator[Finding]:
+def check_release(release: Path, repository: Repository, manifest: Manifest) -> Iterator[Finding]:
     """The files of a release against its manifest. Reads every byte."""
-    manifest = _read(release)
-    if manifest is None:
-        yield error(None, MANIFEST, "is not a readable JSON mapping", _RESTORE)
-        return
-    number = release_number(release)
-    if number is None or number < 1:
-        yield error(None, MANIFEST, f"release is {manifest.get('release')!r}, not a number from 1 up", _RESTORE)
-    elif repository.models and repository.version != number:
+    if repository.models and repository.version != manifest.release:
         found = sorted({v for model in repository.models.values() for v in model.versions})
-        yield error(None, MANIFEST, f"release is {number}, but the version folders are {', '.join(map(str, found)) or 'missing'}")
-    listed = _entries(manifest)
-    if listed is None:
-        yield error(None, MANIFEST, "files is not a list of path, size and sha256", _RESTORE)
-        return
+        folders = ", ".join(map(str, found)) or "missing"
+        yield error(None, MANIFEST, f"release is {manifest.release}, but the version folders are {folders}", _RESTORE)
     root = release / REPOSITORY
     sound: dict[str, FileEntry] = {}
-    for path, entry in listed.items():
+    for entry in manifest.files:
         problem = _compare(root, entry)
         if problem is None:
-            sound[path] = entry
+            sound[entry.path] = entry
         else:
-            yield error(path.split("/")[0], printable(f"{REPOSITORY}/{path}"), problem, _RESTORE)
+            yield error(entry.path.split("/")[0], printable(f"{REPOSITORY}/{entry.path}"), problem, _RESTORE)
     try:
         present = set(walk_files(root))
-    except (EnginepressError, OSError) as problem:
-        yield error(None, REPOSITORY, f"cannot be listed: {problem}")
+    except (EnginepressError, OSError) as failure:
+        yield error(None, REPOSITORY, f"cannot be listed: {failure}")
         return
-    for path in sorted(present - set(listed)):
-        yield error(
-            path.split("/")[0], printable(f"{REPOSITORY}/{path}"), "is not in the manifest", "remove it; a release never changes"
-        )
-    yield from _check_digest(manifest, root, sound, whole=len(sound) == len(listed) and present == set(listed))
+    listed = {entry.path for entry in manifest.files}
+    for path in sorted(present - listed):
+        file = printable(f"{REPOSITORY}/{path}")
+        yield error(path.split("/")[0], file, "is not in the manifest", "remove it; a release never changes")
+    if set(sound) == listed == present:
+        yield from _check_digest(manifest, root, sound)
 
 
-def _check_digest(manifest: dict[str, Any], root: Path, sound: dict[str, FileEntry], *, whole: bool) -> Iterator[Finding]:
-    claimed = manifest.get("content_digest")
-    if not isinstance(claimed, str) or not _SHA256.fullmatch(claimed):
-        yield error(None, MANIFEST, f"content_digest is {claimed!r}, not a sha256", _RESTORE)
-        return
-    if not whole:
-        return
+def _check_digest(manifest: Manifest, root: Path, sound: dict[str, FileEntry]) -> Iterator[Finding]:
     try:
         actual = content_digest_of(root, known=sound)
-    except EnginepressError as problem:
-        yield error(None, REPOSITORY, f"its content digest cannot be computed: {problem}")
+    except EnginepressError as failure:
+        yield error(None, REPOSITORY, f"its content digest cannot be computed: {failure}")
         return
-    if actual != claimed:
-        yield error(None, MANIFEST, f"content_digest is {claimed[:12]}…, but the repository's is {actual[:12]}…", _RESTORE)
-
-
-def _read(release: Path) -> dict[str, Any] | None:
-    content = read_regular(release / MANIFEST, _MAX_BYTES)
-    try:
-        value = json.loads(content or b"")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _entries(manifest: dict[str, Any]) -> dict[str, FileEntry] | None:
-    rows = manifest.get("files")
-    if not isinstance(rows, list):
-        return None
-    entries = {}
-    for row in rows:
-        match row:
-            case {"path": str(path), "size": int(size), "sha256": str(digest)}:
-                entries[path] = FileEntry(path, size, digest)
-            case _:
-                return None
-    return entries
+    if actual != manifest.content_digest:
+        message = f"content_digest is {manifest.content_digest[:12]}…, but the repository's is {actual[:12]}…"
+        yield error(None, MANIFEST, message, _RESTORE)
 
 
 def _compare(root: Path, entry: FileEntry) -> str | None:

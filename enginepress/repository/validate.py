@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from enginepress.errors import EnginepressError, UsageError
+from enginepress.errors import EnginepressError, StoreError, UsageError
 from enginepress.repository.checks_backend import backend_of, check_backend
 from enginepress.repository.checks_config import check_config, check_layout
 from enginepress.repository.checks_engine import check_engine, rootless_paths
 from enginepress.repository.checks_ensemble import check_callers, check_ensemble, check_ensemble_cycles
 from enginepress.repository.checks_files import check_files
-from enginepress.repository.checks_release import REPOSITORY, check_release, is_release, release_number
+from enginepress.repository.checks_release import MANIFEST, REPOSITORY, check_release, is_release, read_manifest
 from enginepress.repository.findings import Finding, Severity, error, info, printable, warning
 from enginepress.repository.inventory import CONFIG, Model, Repository, read_repository
 
@@ -83,16 +83,25 @@ def validate(path: Path) -> ValidationResult:
     if not path.is_dir():
         return _unusable(path, "is a file; a model repository is a folder of models")
     if is_release(path):
-        repository, unread = read_repository(path / REPOSITORY)
-        findings = [_below(finding) for finding in [*unread, *_check(repository, released=True)]]
-        findings += check_release(path, repository)
-        return _result(path, "release", release_number(path), repository, findings)
+        return _validate_release(path)
     if (path / CONFIG).exists():
         return _unusable(path, "is one model; a repository is the folder above it")
     repository, unread = read_repository(path)
     kind: Kind = "unplaced" if repository.unplaced else "repository"
     release = None if repository.unplaced else repository.version
     return _result(path, kind, release, repository, [*unread, *_check(repository)])
+
+
+def _validate_release(path: Path) -> ValidationResult:
+    repository, unread = read_repository(path / REPOSITORY)
+    findings = [_below(finding) for finding in [*unread, *_check(repository, released=True)]]
+    try:
+        manifest = read_manifest(path)
+    except StoreError as problem:
+        findings.append(error(None, MANIFEST, problem.message, problem.fix))
+        return _result(path, "release", repository.version, repository, findings)
+    findings += check_release(path, repository, manifest)
+    return _result(path, "release", manifest.release, repository, findings)
 
 
 def _check(repository: Repository, *, released: bool = False) -> Iterator[Finding]:

@@ -199,15 +199,38 @@ _ENGINE_PARAMETERS = {
     "kv_cache_free_gpu_mem_fraction": "0.9",
     "executor_worker_path": "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker",
     **dict.fromkeys(
-        (
-            "encoder_model_path max_tokens_in_paged_kv_cache max_attention_window_size sink_token_length "
-            "cross_kv_cache_fraction kv_cache_host_memory_bytes kv_cache_onboard_blocks exclude_input_in_output "
-            "cancellation_check_period_ms stats_check_period_ms recv_poll_period_ms iter_stats_max_iterations "
-            "request_stats_max_iterations enable_kv_cache_reuse normalize_log_probs enable_chunked_context "
-            "gpu_device_ids participant_ids lora_cache_optimal_adapter_size lora_cache_max_adapter_size "
-            "lora_cache_gpu_memory_fraction lora_cache_host_memory_bytes decoding_mode medusa_choices eagle_choices "
-            "gpu_weights_percent enable_context_fmha_fp32_acc multi_block_mode cuda_graph_mode cuda_graph_cache_size"
-        ).split(),
+        [
+            "encoder_model_path",
+            "max_tokens_in_paged_kv_cache",
+            "max_attention_window_size",
+            "sink_token_length",
+            "cross_kv_cache_fraction",
+            "kv_cache_host_memory_bytes",
+            "kv_cache_onboard_blocks",
+            "exclude_input_in_output",
+            "cancellation_check_period_ms",
+            "stats_check_period_ms",
+            "recv_poll_period_ms",
+            "iter_stats_max_iterations",
+            "request_stats_max_iterations",
+            "enable_kv_cache_reuse",
+            "normalize_log_probs",
+            "enable_chunked_context",
+            "gpu_device_ids",
+            "participant_ids",
+            "lora_cache_optimal_adapter_size",
+            "lora_cache_max_adapter_size",
+            "lora_cache_gpu_memory_fraction",
+            "lora_cache_host_memory_bytes",
+            "decoding_mode",
+            "medusa_choices",
+            "eagle_choices",
+            "gpu_weights_percent",
+            "enable_context_fmha_fp32_acc",
+            "multi_block_mode",
+            "cuda_graph_mode",
+            "cuda_graph_cache_size",
+        ],
         "",
     ),
 }
