@@ -311,7 +311,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def send_file(self, path: str, data: bytes, *, commit: str | None) -> None:
             fault = hub._fault(path) or Fault(path)
             if self.broken(fault):
-                return
+                return None
             etag = hashlib.sha256(data).hexdigest() if is_lfs(path, data) else _sha1(data)
             if fault.corrupt_at is not None:
                 at = fault.corrupt_at % len(data)

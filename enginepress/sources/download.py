@@ -1,0 +1,179 @@
+"""Brings a whole checkpoint onto this disk. A killed download loses only the files that were not finished.
+
+    <partial store>/<digest>                                a complete, verified file
+                    <digest>.<revision>-<random>.part       being written, or left by a killed process
+
+Each file is fetched into the store under the digest that its source published and gets its plain name there once it is
+verified and synced. When all are there, they are linked into the output, the checkpoint is checked as a whole, and the
+store's names are removed. The next attempt hashes what it finds in the store before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from enginepress.errors import SourceError, WorkspaceError
+from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_folder
+from enginepress.sources import CheckpointSource, RemoteFile, Revision
+from enginepress.sources.transfer import FileHash
+from enginepress.sources.weights import check_weights
+
+AT_ONCE = 4
+"""Files fetched at the same time."""
+
+CheckpointProgress = Callable[[str, int, int], None]
+"""Called with a file's path, its bytes so far and its size; from several threads, one at a time."""
+
+
+def download_checkpoint(
+    source: CheckpointSource, revision: Revision, output: Path, *, partial_store: Path, progress: CheckpointProgress
+) -> tuple[FileEntry, ...]:
+    """Fetches all files of a revision into `output`, which exists and is empty.
+
+    The caller makes sure that nobody else downloads the same revision through the same store. Store and output are on one
+    file system.
+
+    Returns:
+        The files of the checkpoint, sorted by path.
+
+    Raises:
+        SourceError: a file cannot be had, is not what its source published, or the checkpoint is not whole.
+        WorkspaceError: there is not enough space, or the disk cannot be written.
+    """
+    try:
+        partial_store.mkdir(parents=True, exist_ok=True)
+        for leftover in partial_store.glob(f"*.{revision.digest[:16]}-*.part"):
+            leftover.unlink(missing_ok=True)
+        _check_space(revision, partial_store)
+        hashes = _Download(source, revision, partial_store, progress).run()
+        paths = {file.path: contained_path(output, file.path) for file in revision.files}
+        for file in revision.files:
+            os.link(_stored(partial_store, file), paths[file.path])
+        check_weights(paths)
+        check_tokenizer(paths["tokenizer.json"])
+        sync_folder(output)
+        for file in revision.files:
+            _stored(partial_store, file).unlink(missing_ok=True)
+    except OSError as error:
+        raise explain_os_error(error, "writing the checkpoint", WorkspaceError) from None
+    return tuple(FileEntry(file.path, file.size, hashes[file.path]) for file in revision.files)
+
+
+def check_tokenizer(path: Path) -> None:
+    """Whether tokenizer.json is one; asks `tokenizers` itself where that is installed.
+
+    Raises:
+        SourceError: naming the file and what is wrong with it.
+    """
+    fix = "name a checkpoint with an intact tokenizer.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        pointer = path.read_bytes()[:40].startswith(b"version https://git-lfs.")
+        problem = "is a git-lfs pointer; run `git lfs pull` where it came from" if pointer else f"is not JSON: {error}"
+        raise SourceError(problem, where=str(path), fix=fix) from None
+    if not isinstance(data, dict) or "model" not in data:
+        raise SourceError("is no tokenizer: it has no 'model'", where=str(path), fix=fix)
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return
+    try:
+        Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception
+        raise SourceError(f"cannot be loaded by tokenizers: {error}", where=str(path), fix=fix) from None
+
+
+class _Stopped(Exception):
+    """Another file failed, so this one is given up."""
+
+
+class _Download:
+    """The files of one revision on their way into the store."""
+
+    def __init__(self, source: CheckpointSource, revision: Revision, store: Path, progress: CheckpointProgress) -> None:
+        self._source = source
+        self._revision = revision
+        self._store = store
+        self._progress = progress
+        self._report = threading.Lock()
+        self._stop = threading.Event()
+        # Two paths of a checkpoint may be the same bytes: they are fetched once.
+        self._names: Mapping[str, RemoteFile] = {file.digest.value: file for file in revision.files}
+        self._done: dict[str, int] = {}
+
+    def run(self) -> dict[str, str]:
+        """Fetches what is missing; returns sha256 by path."""
+        largest_first = sorted(self._names.values(), key=lambda file: -file.size)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
+            futures = {file.digest.value: pool.submit(self._obtain, file) for file in largest_first}
+            try:
+                done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            finally:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        for future in done:
+            future.result()  # raises what made the others stop
+        return {file.path: futures[file.digest.value].result() for file in self._revision.files}
+
+    def _obtain(self, file: RemoteFile) -> str:
+        stored = _stored(self._store, file)
+        if stored.exists():
+            sha256 = self._verified(file, stored)
+            if sha256 is not None:
+                return sha256
+            stored.unlink()
+        part = stored.with_name(f"{stored.name}.{self._revision.digest[:16]}-{uuid.uuid4().hex[:8]}.part")
+        try:
+            self._tell(file, 0)
+            sha256 = self._source.fetch(self._revision, file, part, lambda count: self._tell(file, count))
+            os.rename(part, stored)
+            sync_folder(self._store)
+        finally:
+            part.unlink(missing_ok=True)
+        return sha256
+
+    def _verified(self, file: RemoteFile, stored: Path) -> str | None:
+        """sha256 of what an earlier attempt finished, or None if it has been damaged since."""
+        hashes = FileHash(file)
+        with open(stored, "rb") as stream:
+            while block := stream.read(CHUNK_BYTES):
+                hashes.update(block)
+                self._tell(file, len(block))
+        try:
+            hashes.check(file.path)
+        except SourceError:
+            self._done.pop(file.path, None)
+            return None
+        return hashes.sha256
+
+    def _tell(self, file: RemoteFile, count: int) -> None:
+        """Passes progress on; this is also where a file learns that it is no longer wanted."""
+        if self._stop.is_set():
+            raise _Stopped
+        with self._report:
+            self._done[file.path] = self._done.get(file.path, 0) + count
+            self._progress(file.path, self._done[file.path], file.size)
+
+
+def _stored(store: Path, file: RemoteFile) -> Path:
+    return store / file.digest.value
+
+
+def _check_space(revision: Revision, store: Path) -> None:
+    missing = {f.digest.value: f.size for f in revision.files if not _stored(store, f).exists()}
+    need, free = sum(missing.values()), shutil.disk_usage(store).free
+    if need > free:
+        raise WorkspaceError(
+            f"there is not enough space for the checkpoint: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free",
+            where=str(store),
+            fix="free some space, or name another workspace",
+        )

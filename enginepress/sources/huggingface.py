@@ -1,0 +1,200 @@
+"""`hf://org/name[@revision]`: a repository on a Hugging Face hub, pinned to one commit.
+
+One request tells the commit of a branch or tag and every file's size and digest. What a commit holds never changes, so
+its revision is kept in the cache: a branch that did not move costs that one request, and a full commit id costs none and
+needs no network.
+
+    cache/hub/<sha256 of hub, repository, commit, choices>.json     a Revision as JSON
+
+Files of LFS are verified against their published sha256, all others against git's blob sha1.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from enginepress.canonical import json_digest
+from enginepress.errors import SourceError
+from enginepress.files import check_relative, write_atomic
+from enginepress.sources import Digest, Progress, RemoteFile, Revision
+from enginepress.sources.hub_client import HubClient, endpoint_from_environment, public_address
+from enginepress.sources.selection import select
+from enginepress.sources.transfer import PAUSES, receive
+
+CACHE_FORMAT = 1
+MAX_READ_BYTES = 64 * 1024 * 1024
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HuggingFaceSource:
+    """One repository of a hub. HF_ENDPOINT names another hub or a mirror.
+
+    Args:
+        repo: `org/name`.
+        revision: branch, tag or commit.
+        token_reference: `${NAME}` of the variable that holds the token, or None for HF_TOKEN or a stored login.
+        cache: folder for what is known of commits, or None.
+        pauses: seconds before each further attempt at a file.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str = "main",
+        *,
+        token_reference: str | None = None,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+        cache: Path | None = None,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
+        self.repo = repo
+        self.revision = revision
+        self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        self._cache = cache
+        self._pauses = pauses
+        self._endpoint = endpoint_from_environment()
+        self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3])
+
+    @property
+    def uri(self) -> str:
+        return f"hf://{self.repo}"
+
+    def resolve(self) -> Revision:
+        """The commit that the revision names now, and its files. See CheckpointSource.resolve."""
+        if _COMMIT.fullmatch(self.revision) and (known := self._known(self.revision)) is not None:
+            return known
+        info = self._client.json("revision", self.revision, blobs="true")
+        commit = info.get("sha") if isinstance(info, dict) else None
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            raise self._not_understood("names no commit")
+        if _COMMIT.fullmatch(self.revision) and commit != self.revision:
+            raise self._not_understood(f"names the commit {commit} when it was asked for {self.revision}")
+        if (known := self._known(commit)) is not None:
+            return known
+        revision = self._select(commit, self._files(commit, info.get("siblings")))
+        self._remember(revision)
+        return revision
+
+    def read(self, revision: Revision, path: str) -> bytes:
+        """One small file, verified. See CheckpointSource.read."""
+        file = next((f for f in revision.files if f.path == path), None)
+        if file is None:
+            raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
+        return self._read(revision.id, file)
+
+    def fetch(self, revision: Revision, file: RemoteFile, target: Path, progress: Progress) -> str:
+        """One file, hashed while it arrives and resumed when the connection breaks. See CheckpointSource.fetch."""
+        with open(target, "xb") as out:
+            try:
+                sha256 = self._receive(revision.id, file, out, progress)
+                out.flush()
+                os.fsync(out.fileno())
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
+        return sha256
+
+    def _read(self, commit: str, file: RemoteFile) -> bytes:
+        if file.size > MAX_READ_BYTES:
+            raise SourceError(f"has {file.size:,} bytes, too many for what it should be", where=f"{self.uri}/{file.path}")
+        out = io.BytesIO()
+        self._receive(commit, file, out, lambda count: None)
+        return out.getvalue()
+
+    def _receive(self, commit: str, file: RemoteFile, out: Any, progress: Progress) -> str:
+        return receive(
+            file,
+            lambda offset: self._client.file(commit, file.path, offset),
+            out,
+            where=f"{self.uri}@{commit[:12]}/{file.path}",
+            progress=progress,
+            pauses=self._pauses,
+        )
+
+    # What the hub says about a commit ---------------------------------------------------------------------------------
+
+    def _files(self, commit: str, siblings: Any) -> dict[str, RemoteFile]:
+        """All files of a commit. Mirrors that publish no digests with the commit are asked for the tree."""
+        if not isinstance(siblings, list):
+            raise self._not_understood("lists no files")
+        try:
+            return self._listed([_from_sibling(s) for s in siblings])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            tree = self._client.json("tree", commit, recursive="true")
+        try:
+            return self._listed([_from_tree(e) for e in tree if e["type"] == "file"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._not_understood("publishes no size and digest of each file, so nothing could be verified") from None
+
+    def _listed(self, files: list[RemoteFile]) -> dict[str, RemoteFile]:
+        for file in files:
+            check_relative(file.path)
+        if len({file.path for file in files}) != len(files):
+            raise self._not_understood("lists a file twice")
+        return {file.path: file for file in files}
+
+    def _select(self, commit: str, files: Mapping[str, RemoteFile]) -> Revision:
+        selection = select(
+            {path: file.size for path, file in files.items()},
+            read=lambda path: self._read(commit, files[path]),
+            where=f"{self.uri}@{self.revision}",
+            **self._choices,
+        )
+        return Revision(self.uri, commit, tuple(files[path] for path in selection.files), selection.unused)
+
+    def _not_understood(self, problem: str) -> SourceError:
+        return SourceError(
+            f"the hub's answer {problem}", where=f"{public_address(self._endpoint)}/{self.repo}", fix="check HF_ENDPOINT"
+        )
+
+    # Cache ------------------------------------------------------------------------------------------------------------
+
+    def _cache_file(self, commit: str) -> Path | None:
+        if self._cache is None:
+            return None
+        return self._cache / "hub" / f"{json_digest([CACHE_FORMAT, self._endpoint, self.repo, commit, self._choices])}.json"
+
+    def _known(self, commit: str) -> Revision | None:
+        path = self._cache_file(commit)
+        try:
+            return Revision.from_json(json.loads(path.read_bytes())) if path is not None else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remember(self, revision: Revision) -> None:
+        path = self._cache_file(revision.id)
+        try:
+            if path is not None:
+                write_atomic(path, json.dumps(revision.to_json()))
+        except OSError:
+            pass  # A cache that cannot be written costs a request next time, no more.
+
+
+def _from_sibling(entry: Mapping[str, Any]) -> RemoteFile:
+    lfs = entry.get("lfs")
+    if lfs:
+        return _remote(entry["rfilename"], lfs["size"], "sha256", lfs["sha256"])
+    return _remote(entry["rfilename"], entry["size"], "git-sha1", entry["blobId"])
+
+
+def _from_tree(entry: Mapping[str, Any]) -> RemoteFile:
+    lfs = entry.get("lfs")
+    if lfs:
+        return _remote(entry["path"], lfs["size"], "sha256", lfs["oid"].removeprefix("sha256:"))
+    return _remote(entry["path"], entry["size"], "git-sha1", entry["oid"])
+
+
+def _remote(path: Any, size: Any, algorithm: Literal["sha256", "git-sha1"], digest: Any) -> RemoteFile:
+    """Raises ValueError unless these are a path, a size and a digest."""
+    pattern = r"[0-9a-f]{64}" if algorithm == "sha256" else r"[0-9a-f]{40}"
+    if not isinstance(path, str) or type(size) is not int or size < 0 or not re.fullmatch(pattern, digest):
+        raise ValueError("not a file's entry")
+    return RemoteFile(path, size, Digest(algorithm, digest))
