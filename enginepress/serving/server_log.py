@@ -47,3 +47,8 @@ def plain_reason(reason: str) -> str:
 def port_was_taken(text: str) -> bool:
     """Whether the server ended because somebody else had one of its ports."""
     return _PORT_TAKEN.search(text) is not None
+
+
+def last_words(text: str, count: int = 15) -> str:
+    """The end of the log. The page-long usage text that follows a wrong argument is left out, as it hides the argument."""
+    return "\n".join(text.partition("\nUsage: tritonserver")[0].strip().splitlines()[-count:])

@@ -9,6 +9,8 @@ of ours starts it and lives as long as it does, since for the kernel "parent" me
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +18,6 @@ import subprocess
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,15 +27,16 @@ from typing import Literal
 
 from enginepress.errors import ServerError
 from enginepress.files import explain_os_error
-from enginepress.process import die_with_parent, last_lines
+from enginepress.process import die_with_parent
 from enginepress.serving.control import is_ready, load_model, model_states, server_facts, unload_model
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.installation import Launch, find_installation, prepare
-from enginepress.serving.server_log import load_failures, port_was_taken
+from enginepress.serving.server_log import last_words, load_failures, port_was_taken
 from enginepress.serving.shared_memory import end_processes, new_prefix, remove_regions, sweep_dead_regions
 
 HOST = "127.0.0.1"
 STARTS = 5
+_PLAIN = re.compile(r"[A-Za-z0-9_./+=:,@%~-]+")
 # After the first model has failed, others get this long to say that they failed, too.
 OTHERS_S = 2.0
 
@@ -64,7 +66,7 @@ class TritonServer:
         models: the models to load and wait for; all that the repository holds by default.
         ready_timeout_s: how long loading may take.
         control_mode: "explicit" allows `load` and `unload` while it runs; "none" freezes what it started with.
-        extra_args: more arguments for tritonserver.
+        extra_args: more arguments for tritonserver; none that switches an endpoint off.
         exit_timeout_s: how long `stop` lets requests finish before it kills. Unloading takes Triton some 3 s even when it
             is idle; 0 kills at once, for who has nothing in flight.
         python: interpreter whose packages the models see; ours by default (see `enginepress.serving.installation`).
@@ -97,7 +99,6 @@ class TritonServer:
         self._choose_ports = choose_ports
         self._ports = Ports(0, 0, 0)
         self._prefix = new_prefix()
-        self._id = f"enginepress-{uuid.uuid4().hex}"
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._exited = threading.Event()
@@ -152,9 +153,10 @@ class TritonServer:
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="enginepress-triton-"))
             launch = prepare(find_installation(), self._scratch, python=self.python)
+            served = _plain_path(self.repository, self._scratch)
             began = time.monotonic()
             for attempt in range(1, STARTS + 1):
-                self._launch(launch)
+                self._launch(launch, served)
                 try:
                     self._wait_until_ready()
                     break
@@ -169,12 +171,11 @@ class TritonServer:
             self._end(0)
             raise
 
-    def _launch(self, launch: Launch) -> None:
+    def _launch(self, launch: Launch, served: Path) -> None:
         self._ports = self._choose_ports()
         argv = [
             *launch.argv,
-            f"--model-repository={self.repository}",
-            f"--id={self._id}",
+            f"--model-repository={served}",
             *(f"--{kind}-address={HOST}" for kind in ("http", "grpc", "metrics")),
             f"--http-port={self._ports.http}",
             f"--grpc-port={self._ports.grpc}",
@@ -248,10 +249,13 @@ class TritonServer:
 
     def _all_ready(self, connection: HttpConnection) -> bool:
         """Triton answers HTTP only after it has tried every model; so what is not ready then has failed."""
+        process = self._process
+        assert process is not None
+        # All three, since the metrics endpoint comes up last, and a server that does not get its port ends.
+        if not all(listens(process.pid, port) for port in (self._ports.http, self._ports.grpc, self._ports.metrics)):
+            return False
         try:
             facts = server_facts(connection)
-            if facts.name != self._id:
-                return False
             states = [s for s in model_states(connection) if s.name in self.models]
             if any(s.state in ("LOADING", "UNLOADING") for s in states):
                 return False
@@ -277,10 +281,13 @@ class TritonServer:
 
     def _never_ready(self) -> ServerError:
         return ServerError(
-            f"Triton was not ready after {self.ready_timeout_s:g} s. Its last lines:\n{last_lines(self.log)}",
+            f"Triton was not ready after {self.ready_timeout_s:g} s. Its last lines:\n{self._last_words()}",
             where=str(self.log),
             fix="raise checks.ready_timeout_s if loading simply takes longer",
         )
+
+    def _last_words(self) -> str:
+        return last_words(self._said()) if self.log.exists() else ""
 
     def _said(self) -> str:
         """What this start has logged so far."""
@@ -297,7 +304,7 @@ class TritonServer:
         status = self._process.poll() if self._process is not None else None
         how = "is not running" if status is None else f"died {when}".strip() + f" ({describe_status(status)})"
         raise ServerError(
-            f"the Triton server {how}. Its last lines:\n{last_lines(self.log)}",
+            f"the Triton server {how}. Its last lines:\n{self._last_words()}",
             where=str(self.log),
             fix="look at the whole log",
         )
@@ -331,6 +338,34 @@ class TritonServer:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+
+
+def _plain_path(repository: Path, scratch: Path) -> Path:
+    """The repository under a path that Triton can take: its Python backend loses itself in one with a space, for ever."""
+    if _PLAIN.fullmatch(str(repository)):
+        return repository
+    if not _PLAIN.fullmatch(str(scratch)):
+        raise ServerError(
+            "Triton's Python backend cannot work below a folder with a space or another special character in its name",
+            where=str(scratch),
+            fix="set TMPDIR to another folder",
+        )
+    link = scratch / "repository"
+    link.symlink_to(repository)
+    return link
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether this very process listens on the port; another one that took it meanwhile does not count."""
+    # gRPC listens on the IPv4 address through an IPv6 socket, where the kernel has any.
+    tables = [table for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if table.exists()]
+    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    try:
+        return any(os.readlink(entry) in sockets for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        # It has just closed a file, or ended; the next look will tell.
+        return False
 
 
 def describe_status(status: int) -> str:
