@@ -111,24 +111,29 @@ class OnnxRuntimeBuilder:
             shared = shares_embeddings(source, model)
             if shared is not None:
                 options["shared_embeddings"] = str(shared).lower()
-            status = run_logged(
+            status = self.run_tool(
                 _command(scratch, output, PRECISIONS[recipe.engine.precision], options),
                 log=log,
                 env=_environment(os.environ, scratch),
                 cwd=scratch,
             )
-            if status != 0:
-                raise build_failure(status, log, memory_gib=_memory_gib(source))
             if unfound := unfound_weights(log):
                 raise BuildError(
-                    f"the checkpoint lacks weights that config.json asks for: {', '.join(unfound[:5])}"
+                    "the checkpoint lacks weights that config.json asks for, or has them in another shape: "
+                    + ", ".join(unfound[:5])
                     + (f" and {len(unfound) - 5} more" if len(unfound) > 5 else ""),
                     where=str(source),
                     fix="check that all its files were published, and that config.json belongs to them",
                 )
+            if status != 0:
+                raise build_failure(status, log, memory_gib=_memory_gib(source))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         finish_engine(output, recipe.engine.limits)
+
+    def run_tool(self, argv: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> int:
+        """Runs the model builder to its end; its exit status."""
+        return run_logged(argv, log=log, env=env, cwd=cwd)
 
     def _unsupported(self, config: Mapping[str, Any], recipe: Recipe, reason: str) -> UnsupportedModelError:
         others = can_build(config, recipe, but=self.name)
@@ -149,13 +154,13 @@ def _check_recipe(recipe: Recipe) -> None:
             where="engine.precision",
             fix="use " + ", ".join(PRECISIONS) + "; no other builder of this version makes it on a CPU",
         )
-    spread = {name: size for name, size in engine.parallelism.model_dump().items() if size > 1}
-    for name, size in spread.items():
-        raise RecipeError(
-            f"builder 'onnxruntime' runs a model on one CPU and cannot spread it over {size}",
-            where=f"engine.parallelism.{name}",
-            fix="leave engine.parallelism out",
-        )
+    for name, size in engine.parallelism.model_dump().items():
+        if size > 1:
+            raise RecipeError(
+                f"builder 'onnxruntime' runs a model on one CPU and cannot spread it over {size}",
+                where=f"engine.parallelism.{name}",
+                fix="leave engine.parallelism out",
+            )
     if engine.gpu is not None:
         raise RecipeError(
             f"builder 'onnxruntime' builds for CPUs, not for {engine.gpu.name}", where="engine.gpu", fix="leave engine.gpu out"

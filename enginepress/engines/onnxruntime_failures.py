@@ -31,8 +31,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "if you trust it, set source.trust_remote_code in the recipe",
     ),
     (
-        r"SafetensorError|MetadataIncompleteBuffer|InvalidHeader|HeaderTooLarge|size mismatch for",
-        "the checkpoint's weights cannot be read, or are not what config.json says",
+        r"SafetensorError|MetadataIncompleteBuffer|InvalidHeader|HeaderTooLarge",
+        "the checkpoint's weights cannot be read",
         "check the checkpoint at its source; `enginepress run --force` downloads and builds again",
     ),
     (

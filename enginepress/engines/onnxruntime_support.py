@@ -167,7 +167,7 @@ FAMILIES: dict[str, Family] = {
         "gpt_oss",
         "gpt-oss, converted to bfloat16",
         precisions=frozenset({"float32"}),
-        ropes=frozenset({"default", "yarn"}),
+        ropes=frozenset({"yarn"}),
         note="the published MXFP4 checkpoints are refused: they are quantized already",
     ),
 }
