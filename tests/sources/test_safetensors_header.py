@@ -79,8 +79,7 @@ def test_a_changed_header_is_refused_or_means_the_same_to_the_safetensors_librar
         return
     try:
         ours = _parse(bytes(changed))
-    except SourceError as error:
-        assert error.message.startswith("is no intact safetensors file")
+    except SourceError:
         return
     theirs = {name: (entry["dtype"], tuple(entry["shape"]), len(entry["data"])) for name, entry in deserialize(bytes(changed))}
     assert {name: (t.dtype, t.shape, t.end - t.start) for name, t in ours.tensors.items()} == theirs
