@@ -57,7 +57,7 @@ _PLATFORM_FILES = {
     "tensorflow_graphdef": "model.graphdef",
     "torch_aoti": "model.pt2",
 }
-_GUESSED = {name: backend for backend, name in {k: v.file for k, v in BACKENDS.items()}.items() if name is not None}
+_GUESSED = {backend.file: name for name, backend in BACKENDS.items() if backend.file is not None}
 
 _MAX_PYTHON = 5_000_000
 

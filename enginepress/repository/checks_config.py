@@ -82,6 +82,7 @@ def check_config(model: Model) -> Iterator[Finding]:
         return
     if config.max_batch_size < 0:
         yield error(model.name, model.config_file, f"max_batch_size is {config.max_batch_size}", "0 means no batching")
+        return
     for kind in ("input", "output"):
         yield from _check_tensors(model, kind, getattr(config, kind))
     yield from _check_batching(model)
