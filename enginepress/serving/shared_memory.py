@@ -6,14 +6,16 @@ was killed leaves it. Each of our servers has a prefix of its own, which also st
 
     enginepress_<pid namespace>_<pid>_<start of that process>_<random>_
 
-so what belongs to a server can be found, and a later server can sweep what dead ones left.
+so what belongs to a server can be found, and a later server can sweep what dead ones left. Its scratch folder has that name, too.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -65,15 +67,19 @@ def remove_regions(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
-def sweep_dead_regions() -> None:
-    """Removes what servers left whose owners are gone. Those of another pid namespace are not ours to judge."""
-    for region in FOLDER.glob("enginepress_*"):
-        match = _NAME.match(region.name)
+def sweep_leftovers() -> None:
+    """Removes regions and scratch folders whose owners are gone. Those of another pid namespace are not ours to judge."""
+    for left in (*FOLDER.glob("enginepress_*"), *Path(tempfile.gettempdir()).glob("enginepress_*")):
+        match = _NAME.match(left.name)
         if match is None or match["space"] != _pid_namespace() or process_start(int(match["pid"])) == match["start"]:
             continue
-        if not processes_of(match[0]):
+        if processes_of(match[0]):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             try:
-                region.unlink(missing_ok=True)
+                left.unlink(missing_ok=True)
             except PermissionError:
                 pass
 

@@ -32,7 +32,7 @@ from enginepress.serving.control import is_ready, load_model, model_states, serv
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.installation import Launch, find_installation, prepare
 from enginepress.serving.server_log import last_words, load_failures, port_was_taken
-from enginepress.serving.shared_memory import end_processes, new_prefix, remove_regions, sweep_dead_regions
+from enginepress.serving.shared_memory import end_processes, new_prefix, remove_regions, sweep_leftovers
 
 HOST = "127.0.0.1"
 STARTS = 5
@@ -149,9 +149,9 @@ class TritonServer:
         """
         if not self.models:
             raise ServerError("holds no model to serve", where=str(self.repository), fix="name a Triton model repository")
-        sweep_dead_regions()
+        sweep_leftovers()
         try:
-            self._scratch = Path(tempfile.mkdtemp(prefix="enginepress-triton-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix=self._prefix))
             launch = prepare(find_installation(), self._scratch, python=self.python)
             served = _plain_path(self.repository, self._scratch)
             began = time.monotonic()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from enginepress.process import die_with_parent
 from enginepress.serving.client import Question, ask_grpc, ask_http
 from enginepress.serving.control import served_versions
 from enginepress.serving.http_connection import HttpConnection
-from enginepress.serving.shared_memory import FOLDER, new_prefix, sweep_dead_regions
+from enginepress.serving.shared_memory import FOLDER, new_prefix, sweep_leftovers
 from enginepress.serving.tritonserver import HOST, Ports, TritonServer, describe_status, free_ports
 from tests.serving.processes import gone_within, is_running, leftovers
 from tests.serving.toy_model import Fault, toy_answer, write_model
@@ -225,22 +227,25 @@ def test_nothing_is_left_of_a_server_whose_parent_was_ended(ending: signal.Signa
     assert not is_running(server_pid)
 
 
-def test_regions_of_dead_owners_are_swept_and_those_of_live_ones_stay() -> None:
-    mine = FOLDER / f"{new_prefix()}region"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = FOLDER / f"enginepress_{os.stat('/proc/self/ns/pid').st_ino}_{dead.pid}_1_0123abcd_region"
-    foreign = FOLDER / f"enginepress_1_{dead.pid}_1_0123abcd_region"
+def test_what_dead_owners_left_is_swept_and_what_belongs_to_live_ones_stays() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", ""])
+    owner.wait()
+    dead = f"enginepress_{os.stat('/proc/self/ns/pid').st_ino}_{owner.pid}_1_0123abcd_"
+    foreign = f"enginepress_1_{owner.pid}_1_0123abcd_"
+    mine = new_prefix()
+    temporary = Path(tempfile.gettempdir())
     try:
-        for region in (mine, left, foreign):
-            region.write_bytes(b"")
-        sweep_dead_regions()
-        assert mine.exists()
-        assert not left.exists()
-        assert foreign.exists()
+        for name in (dead, foreign, mine):
+            (FOLDER / f"{name}region").write_bytes(b"")
+            (temporary / f"{name}scratch").mkdir()
+            (temporary / f"{name}scratch" / "file").write_bytes(b"")
+        sweep_leftovers()
+        left = {name: [(FOLDER / f"{name}region").exists(), (temporary / f"{name}scratch").exists()] for name in (dead, foreign, mine)}
+        assert left == {dead: [False, False], foreign: [True, True], mine: [True, True]}
     finally:
-        for region in (mine, left, foreign):
-            region.unlink(missing_ok=True)
+        for name in (dead, foreign, mine):
+            (FOLDER / f"{name}region").unlink(missing_ok=True)
+            shutil.rmtree(temporary / f"{name}scratch", ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 Fault = Literal[
-    "", "load", "import", "hang", "die", "error", "stream differs", "slow", "broken utf-8", "no text", "die on load", "die later"
+    "", "load", "import", "hang", "die", "error", "stream differs", "broken utf-8", "no text", "die on load", "die later"
 ]
 
 CONFIG = """
@@ -100,14 +100,27 @@ def toy_answer(prompt: str, max_tokens: int) -> str:
 
 
 def write_model(
-    repository: Path, name: str = "toy", *, version: int = 1, fault: Fault = "", pace_s: float = 0.0, placed: bool = True
+    repository: Path,
+    name: str = "toy",
+    *,
+    version: int = 1,
+    fault: Fault = "",
+    pace_s: float = 0.0,
+    placed: bool = True,
+    at_import: str = "",
 ) -> Path:
-    """Writes the toy model into a repository and returns the repository."""
+    """Writes the toy model into a repository and returns the repository.
+
+    Args:
+        pace_s: seconds per token.
+        placed: with a version policy; an unplaced one has none, and version 0.
+        at_import: a line of Python that runs when the model is imported.
+    """
     folder = repository / name
     (folder / str(version)).mkdir(parents=True)
     policy = f"version_policy {{ specific {{ versions: [{version}] }} }}" if placed else ""
     (folder / "config.pbtxt").write_text(CONFIG.format(name=name, fault=fault, pace_s=pace_s, policy=policy))
-    mark = "import a_package_that_nobody_has" if fault == "import" else ""
+    mark = "import a_package_that_nobody_has" if fault == "import" else at_import
     (folder / str(version) / "model.py").write_text(MODEL.replace("MARK", mark))
     return repository
 
