@@ -1,0 +1,250 @@
+"""Whole checkpoints: several files at once, kept when killed, checked as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from enginepress.errors import SourceError, WorkspaceError
+from enginepress.files import FileEntry, content_digest, hash_folder
+from enginepress.recipe import Source
+from enginepress.sources import CheckpointSource, Digest, RemoteFile, Revision
+from enginepress.sources.download import download_checkpoint
+from enginepress.sources.huggingface import HuggingFaceSource
+from enginepress.sources.open import open_source
+from tests.sources.hub_server import Fault, HubServer
+from tests.sources.tiny import checkpoint, write
+
+REPO = "org/tiny"
+
+
+def _source() -> HuggingFaceSource:
+    return HuggingFaceSource(REPO, pauses=(0.01, 0.01))
+
+
+def _download(source: CheckpointSource, folder: Path, revision: Revision | None = None) -> tuple[FileEntry, ...]:
+    """Into `folder/output`, which is made anew, as the workspace does it."""
+    output = folder / "output"
+    for left in output.glob("*") if output.exists() else ():
+        left.unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    return download_checkpoint(
+        source, revision or source.resolve(), output, partial_store=folder / "store", progress=lambda path, done, size: None
+    )
+
+
+def _kept(folder: Path) -> list[Path]:
+    return list((folder / "store").iterdir())
+
+
+def test_a_checkpoint_of_a_hub_lies_on_disk_as_it_is_there(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(shards=3)
+    hub.add_repo(REPO, files)
+    entries = _download(_source(), tmp_path)
+    on_disk = {p.name: p.read_bytes() for p in (tmp_path / "output").iterdir()}
+    assert on_disk == {p: b for p, b in files.items() if p not in ("README.md", ".gitattributes")}
+    assert entries == hash_folder(tmp_path / "output")
+    assert _kept(tmp_path) == []
+
+
+def test_a_folder_and_a_hub_with_the_same_bytes_give_the_same_checkpoint(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(shards=2)
+    hub.add_repo(REPO, files)
+    folder = write(tmp_path / "m", files)
+    local = _download(open_source(Source(uri=f"file://{folder}"), cache=None), tmp_path / "a")
+    assert content_digest(local) == content_digest(_download(_source(), tmp_path / "b"))
+
+
+def test_what_is_in_the_output_is_no_link_into_the_source_folder(tmp_path: Path) -> None:
+    files = checkpoint()
+    folder = write(tmp_path / "m", files)
+    _download(open_source(Source(uri=f"file://{folder}"), cache=None), tmp_path / "a")
+    (folder / "model.safetensors").write_bytes(b"overwritten in place")
+    assert (tmp_path / "a" / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_progress_reaches_every_files_size_and_never_goes_back(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(shards=3, size=300_000))
+    source = _source()
+    revision = source.resolve()
+    hub.faults.append(Fault("model-00001*", cut_after=100_000))
+    seen: dict[str, list[int]] = {}
+    (tmp_path / "output").mkdir()
+    download_checkpoint(
+        source,
+        revision,
+        tmp_path / "output",
+        partial_store=tmp_path / "store",
+        progress=lambda path, done, size: seen.setdefault(path, []).append(done),
+    )
+    assert {path: counts[-1] for path, counts in seen.items()} == {f.path: f.size for f in revision.files}
+    assert all(counts == sorted(counts) for counts in seen.values())
+
+
+def test_files_that_are_complete_are_not_fetched_again_after_a_failure(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(shards=3))
+    broken = "model-00002-of-00003.safetensors"
+    hub.faults.append(Fault(broken, status=503, delay=0.3, times=-1))
+    with pytest.raises(SourceError, match="status 503") as caught:
+        _download(_source(), tmp_path)
+    assert (caught.value.where or "").endswith(broken)
+    assert not [p for p in _kept(tmp_path) if p.suffix == ".part"]
+    hub.faults.clear()
+    hub.requests.clear()
+    source = _source()
+    _download(source, tmp_path)
+    asked = [path for path in hub.downloads() if path.endswith(".safetensors")]
+    assert asked == [broken]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from enginepress.recipe import Source
+from enginepress.sources.download import download_checkpoint
+from enginepress.sources.open import open_source
+
+folder = Path(sys.argv[1])
+source = open_source(Source(uri="hf://org/tiny"), cache=None)
+(folder / "output").mkdir()
+print("started", flush=True)
+download_checkpoint(source, source.resolve(), folder / "output", partial_store=folder / "store", progress=lambda *a: None)
+"""
+
+
+def test_a_killed_download_fetches_only_unfinished_files_again(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(shards=3, size=400_000)
+    hub.add_repo(REPO, files)
+    slow = "model-00003-of-00003.safetensors"
+    hub.faults.append(Fault(slow, pause=60, times=1))
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        wanted = len(_source().resolve().files) - 1
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "store").exists() or sum(p.suffix != ".part" for p in _kept(tmp_path)) < wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+    assert [p for p in _kept(tmp_path) if p.suffix == ".part"]
+    hub.requests.clear()
+    entries = _download(_source(), tmp_path)
+    assert hub.downloads() == ["model.safetensors.index.json", slow]  # the index is also read to resolve
+    assert content_digest(entries) == content_digest(hash_folder(tmp_path / "output"))
+    assert _kept(tmp_path) == []
+
+
+def test_a_kept_file_that_was_damaged_meanwhile_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint()
+    hub.add_repo(REPO, files)
+    revision = _source().resolve()
+    file = next(f for f in revision.files if f.path == "model.safetensors")
+    write(tmp_path / "store", {file.digest.value: files["model.safetensors"][:-1] + b"?"})
+    _download(_source(), tmp_path)
+    assert (tmp_path / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_files_that_another_checkpoint_left_unfinished_are_let_be(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint())
+    other = f"{'0' * 64}.{'1' * 16}-abcdef01.part"
+    write(tmp_path / "store", {other: b"somebody is writing"})
+    _download(_source(), tmp_path)
+    assert [p.name for p in _kept(tmp_path)] == [other]
+
+
+def test_one_flipped_bit_fails_the_whole_download_and_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(shards=2))
+    hub.faults.append(Fault("model-00001*", corrupt_at=-1))
+    revision = _source().resolve()
+    with pytest.raises(SourceError, match="is not what its source published"):
+        _download(_source(), tmp_path)
+    bad = next(f.digest.value for f in revision.files if f.path.startswith("model-00001"))
+    assert bad not in [p.name for p in _kept(tmp_path)]
+    assert list((tmp_path / "output").iterdir()) == []
+
+
+def test_two_files_with_the_same_bytes_are_fetched_once(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, {**checkpoint(), "special_tokens_map.json": b"{}"})  # generation_config.json is {} as well
+    entries = _download(_source(), tmp_path)
+    assert (tmp_path / "output" / "special_tokens_map.json").read_bytes() == b"{}"
+    assert {"generation_config.json", "special_tokens_map.json"} <= {e.path for e in entries}
+    assert len({"generation_config.json", "special_tokens_map.json"} & set(hub.downloads())) == 1
+
+
+def test_a_checkpoint_that_its_source_published_broken_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(shards=2)
+    shard = "model-00002-of-00002.safetensors"
+    hub.add_repo(REPO, {**files, shard: files[shard][:-9]})
+    with pytest.raises(SourceError, match="truncated") as caught:
+        _download(_source(), tmp_path)
+    assert (caught.value.where or "").endswith(shard)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"{}", "no 'model'"),
+        (b"[]", "no 'model'"),
+        (json.dumps({"model": {"type": "Nonsense"}}).encode(), "cannot be loaded by tokenizers"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused_naming_the_file(content: bytes, message: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", {**checkpoint(), "tokenizer.json": content})
+    with pytest.raises(SourceError, match=message) as caught:
+        _download(open_source(Source(uri=f"file://{folder}"), cache=None), tmp_path / "a")
+    assert (caught.value.where or "").endswith("tokenizer.json")
+
+
+def test_a_checkpoint_larger_than_the_disk_is_refused_before_anything_is_fetched(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint())
+    revision = _source().resolve()
+    huge = RemoteFile("model.safetensors", 10**16, Digest("sha256", "0" * 64))
+    with pytest.raises(WorkspaceError, match=r"10,000,000\.0 GB are needed, [\d.,]+ GB are free"):
+        _download(_source(), tmp_path, Revision(revision.source, revision.id, (*revision.files, huge)))
+    assert hub.downloads() == []
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_workspace(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(size=500_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(WorkspaceError, match="writing the checkpoint failed: File too large"):
+            _download(_source(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [p for p in _kept(tmp_path) if p.suffix == ".part"]
+
+
+def test_a_store_that_cannot_be_made_is_an_error_of_the_workspace(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", checkpoint())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "store").write_bytes(b"a file stands here")
+    with pytest.raises(WorkspaceError, match="writing the checkpoint failed") as caught:
+        _download(open_source(Source(uri=f"file://{folder}"), cache=None), tmp_path / "a")
+    assert str(tmp_path / "a" / "store") in (caught.value.where or "")
+
+
+def test_files_are_fetched_several_at_once(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(shards=4))
+    hub.faults.append(Fault("model-0000?-of-00004.safetensors", delay=0.5, times=-1))
+    source = _source()
+    revision = source.resolve()
+    start = time.monotonic()
+    _download(source, tmp_path, revision)
+    assert time.monotonic() - start < 4 * 0.5
+    assert os.listdir(tmp_path / "store") == []

@@ -1,0 +1,446 @@
+"""hf:// repositories, from a hub on this machine over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enginepress.errors import EnginepressError, RecipeError, SourceError, UnsafePathError
+from enginepress.recipe import Source
+from enginepress.sources import CheckpointSource, Revision
+from enginepress.sources.huggingface import HuggingFaceSource
+from enginepress.sources.open import open_source
+from tests.sources.hub_server import Fault, HubServer
+from tests.sources.tiny import INDEX, checkpoint
+
+REPO = "org/tiny"
+QUICK = (0.01, 0.01, 0.01, 0.01)
+TOKEN = "hf_thisTokenIsSecret"
+
+
+def _open(revision: str = "main", *, cache: Path | None = None, token: str | None = None, repo: str = REPO) -> HuggingFaceSource:
+    return HuggingFaceSource(repo, revision, token_reference=token, cache=cache, pauses=QUICK)
+
+
+def _fetch(source: CheckpointSource, revision: Revision, path: str, folder: Path) -> bytes:
+    file = next(f for f in revision.files if f.path == path)
+    source.fetch(revision, file, folder / "out", lambda count: None)
+    return (folder / "out").read_bytes()
+
+
+# Revisions ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_branch_a_tag_and_a_commit_resolve_to_their_commit(hub: HubServer) -> None:
+    first = hub.add_repo(REPO, checkpoint(seed=1))
+    second = hub.commit(REPO, checkpoint(seed=2), branch="next/try", tag="v2")
+    assert _open().resolve().id == first
+    assert _open("next/try").resolve().id == second
+    assert _open("v2").resolve().id == second
+    assert _open(first).resolve().id == first
+    assert _open("v2").resolve().digest != _open().resolve().digest
+
+
+def test_the_revision_has_the_files_that_a_build_needs_with_sizes_and_digests(hub: HubServer) -> None:
+    files = checkpoint(shards=2)
+    hub.add_repo(REPO, files)
+    revision = _open().resolve()
+    assert revision.source == f"hf://{REPO}"
+    assert {f.path: f.size for f in revision.files} == {
+        p: len(b) for p, b in files.items() if p not in ("README.md", ".gitattributes")
+    }
+    kinds = {f.path: f.digest.algorithm for f in revision.files}
+    assert kinds["config.json"] == "git-sha1"
+    assert kinds["model-00001-of-00002.safetensors"] == "sha256"
+    assert revision.unused == (".gitattributes", "README.md")
+    assert Revision.from_json(revision.to_json()) == revision
+
+
+def test_a_commit_that_changes_only_what_no_build_needs_is_the_same_revision_digest(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    before = _open().resolve()
+    hub.commit(REPO, {**checkpoint(), "README.md": b"new"})
+    after = _open().resolve()
+    assert after.id != before.id
+    assert after.digest == before.digest
+
+
+def test_an_unmoved_branch_costs_one_request_and_a_pinned_commit_none(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.add_repo(REPO, checkpoint(shards=3))
+    first = _open(cache=tmp_path).resolve()
+    hub.requests.clear()
+    assert _open(cache=tmp_path).resolve() == first
+    assert [r.path for r in hub.requests] == [f"/api/models/{REPO}/revision/main"]
+    hub.requests.clear()
+    assert _open(commit, cache=tmp_path).resolve() == first
+    assert hub.requests == []
+
+
+def test_what_the_cache_knows_is_of_one_hub_and_one_choice(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add_repo(REPO, {**checkpoint(), "modeling.py": b"x"})
+    _open(commit, cache=tmp_path).resolve()
+    trusting = open_source(Source(uri=f"hf://{REPO}@{commit}", trust_remote_code=True), cache=tmp_path).resolve()
+    assert "modeling.py" in [f.path for f in trusting.files]
+    with HubServer() as other:
+        monkeypatch.setenv("HF_ENDPOINT", other.url)
+        with pytest.raises(SourceError, match="does not exist"):
+            _open(commit, cache=tmp_path).resolve()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"source": 1}'])
+def test_a_damaged_cache_is_ignored(content: bytes, hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.add_repo(REPO, checkpoint())
+    first = _open(commit, cache=tmp_path).resolve()
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_bytes(content)
+    assert _open(commit, cache=tmp_path).resolve() == first
+
+
+def test_a_hub_that_publishes_digests_only_in_its_tree_is_asked_for_that(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint(shards=2))
+    expected = _open().resolve()
+    hub.digests = False
+    assert _open().resolve() == expected
+
+
+def test_a_shard_that_the_index_names_and_the_repository_lacks_is_found_before_any_weight_is_fetched(hub: HubServer) -> None:
+    files = checkpoint(shards=3)
+    del files["model-00002-of-00003.safetensors"]
+    hub.add_repo(REPO, files)
+    with pytest.raises(SourceError, match=r"model-00002-of-00003\.safetensors") as caught:
+        _open().resolve()
+    assert caught.value.where == f"hf://{REPO}@main/{INDEX}"
+    assert hub.downloads() == [INDEX]
+
+
+@pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b"])
+def test_a_hub_that_lists_a_hostile_path_is_refused(path: str, hub: HubServer) -> None:
+    hub.add_repo(REPO, {**checkpoint(), path: b"x"})
+    with pytest.raises(UnsafePathError):
+        _open().resolve()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>", "did not answer with JSON"),
+        (b"[]", "names no commit"),
+        (b"{}", "names no commit"),
+        (b'{"sha": "../../x"}', "names no commit"),
+        (json.dumps({"sha": "a" * 40}).encode(), "lists no files"),
+    ],
+)
+def test_an_answer_that_is_not_a_hubs_is_refused_naming_the_address(body: bytes, message: str, hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    hub.faults.append(Fault("/api/*", body=body))
+    with pytest.raises(SourceError, match=message) as caught:
+        _open().resolve()
+    assert (caught.value.where or "").startswith(hub.url)
+
+
+def test_files_without_digests_are_refused_since_nothing_could_be_verified(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    listing = [{"type": "file", "path": "config.json", "size": 2}]
+    hub.faults.append(Fault("*/tree/*", body=json.dumps(listing).encode()))
+    hub.digests = False
+    with pytest.raises(SourceError, match="nothing could be verified"):
+        _open().resolve()
+
+
+def test_another_commit_than_the_pinned_one_is_refused(hub: HubServer) -> None:
+    commit = hub.add_repo(REPO, checkpoint())
+    hub.faults.append(Fault("/api/*", body=json.dumps({"sha": "a" * 40, "siblings": []}).encode()))
+    with pytest.raises(SourceError, match=commit):
+        _open(commit).resolve()
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_read_and_fetched_from_the_pinned_commit_though_the_branch_moved(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(seed=1)
+    hub.add_repo(REPO, files)
+    source = _open()
+    revision = source.resolve()
+    hub.commit(REPO, checkpoint(seed=2))
+    assert source.read(revision, "config.json") == files["config.json"]
+    assert _fetch(source, revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+
+
+@pytest.mark.parametrize("path", ["model.safetensors", "tokenizer.json"])
+def test_one_flipped_bit_in_a_body_of_the_right_size_is_refused_naming_file_and_digests(
+    path: str, hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo(REPO, checkpoint())
+    source = _open()
+    revision = source.resolve()
+    hub.faults.append(Fault(path, corrupt_at=-1))
+    with pytest.raises(SourceError, match="is not what its source published") as caught:
+        _fetch(source, revision, path, tmp_path)
+    assert (caught.value.where or "").endswith(path)
+    assert next(f for f in revision.files if f.path == path).digest.value in caught.value.message
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_cut_connection_is_resumed_where_it_stopped(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(size=500_000)
+    hub.add_repo(REPO, files)
+    source = _open()
+    revision = source.resolve()
+    hub.requests.clear()
+    hub.faults.append(Fault("model.safetensors", cut_after=200_000, times=2))
+    assert _fetch(source, revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+    ranges = [r.range for r in hub.requests if r.path.startswith("/cdn/")]
+    assert ranges == [None, "bytes=200000-", "bytes=400000-"]
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint(size=500_000)
+    hub.add_repo(REPO, files)
+    source = _open()
+    revision = source.resolve()
+    hub.faults += [Fault("model.safetensors", cut_after=200_000), Fault("model.safetensors", ignore_range=True)]
+    assert _fetch(source, revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+
+
+def test_a_body_that_is_always_short_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint())
+    source = _open()
+    revision = source.resolve()
+    hub.faults.append(Fault("model.safetensors", short_by=7, times=-1))
+    with pytest.raises(SourceError, match="shorter than the size that the hub published"):
+        _fetch(source, revision, "model.safetensors", tmp_path)
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_busy_hub_is_asked_again(status: int, hub: HubServer, tmp_path: Path) -> None:
+    files = checkpoint()
+    hub.add_repo(REPO, files)
+    hub.faults += [Fault("/api/*", status=status, times=2), Fault("model.safetensors", status=status, times=2)]
+    source = _open()
+    assert _fetch(source, source.resolve(), "model.safetensors", tmp_path) == files["model.safetensors"]
+
+
+def test_the_time_that_a_hub_asks_to_be_left_alone_is_kept(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    hub.faults.append(Fault("/api/*", status=429, retry_after=1))
+    start = time.monotonic()
+    _open().resolve()
+    assert time.monotonic() - start >= 1
+
+
+@pytest.mark.parametrize(("status", "message"), [(503, "status 503"), (429, r"fewer requests \(429\)")])
+def test_a_hub_that_stays_busy_is_given_up_naming_its_address(status: int, message: str, hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    hub.faults.append(Fault("/api/*", status=status, times=-1))
+    with pytest.raises(SourceError, match=message) as caught:
+        _open().resolve()
+    assert (caught.value.where or "").startswith(f"{hub.url}/api/models/{REPO}")
+
+
+def test_a_disk_that_takes_no_more_is_not_taken_for_a_broken_connection(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(size=500_000))
+    source = _open()
+    revision = source.resolve()
+    hub.requests.clear()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            _fetch(source, revision, "model.safetensors", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert hub.downloads() == ["model.safetensors"]
+    assert list(tmp_path.glob("out*")) == []
+
+
+# Access ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_token_is_sent_to_the_hub_and_not_to_where_it_redirects(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.add_repo(REPO, checkpoint(), token=TOKEN)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    source = _open()
+    _fetch(source, source.resolve(), "model.safetensors", tmp_path)
+    seen = {r.path.split("/")[1]: r.token for r in hub.requests}
+    assert seen == {"api": TOKEN, "org": TOKEN, "cdn": None}
+
+
+def test_a_token_named_by_the_recipe_is_used_instead_of_hf_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_repo(REPO, checkpoint(), token=TOKEN)
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    monkeypatch.setenv("TEAM_TOKEN", TOKEN)
+    assert _open(token="${TEAM_TOKEN}").resolve().files
+    assert {r.token for r in hub.requests} == {TOKEN}
+
+
+def test_a_named_token_that_is_not_set_is_an_error_of_the_recipe(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEAM_TOKEN", raising=False)
+    with pytest.raises(RecipeError, match="TEAM_TOKEN") as caught:
+        _open(token="${TEAM_TOKEN}").resolve()
+    assert caught.value.where == "source.token"
+    assert hub.requests == []
+
+
+def _refused(work: Callable[[], object]) -> EnginepressError:
+    with pytest.raises(SourceError) as caught:
+        work()
+    return caught.value
+
+
+def test_who_may_not_see_a_repository_is_told_so_and_what_to_do(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_repo(REPO, checkpoint(), token="hf_owner")
+    error = _refused(lambda: _open().resolve())
+    assert "does not exist, or is private" in error.message
+    assert "HF_TOKEN" in (error.fix or "")
+    assert error.where == f"{hub.url}/{REPO}"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert "does not exist, or this token may not see it" in _refused(lambda: _open().resolve()).message
+    assert "does not exist" in _refused(lambda: _open(repo="org/other").resolve()).message
+
+
+def test_an_unknown_revision_is_named(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    assert "no branch, tag or commit 'v9'" in _refused(lambda: _open("v9").resolve()).message
+
+
+def test_a_gated_repository_says_where_to_accept_its_terms(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_repo(REPO, checkpoint(), gated=True)
+    source = _open()
+    revision = source.resolve()
+    error = _refused(lambda: source.read(revision, "config.json"))
+    assert "is gated, and no valid token was sent" in error.message
+    assert f"{hub.url}/{REPO}" in (error.fix or "")
+    assert "HF_TOKEN" in (error.fix or "")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    source = _open()
+    error = _refused(lambda: source.read(revision, "config.json"))
+    assert "has not been let in" in error.message
+    assert f"{hub.url}/{REPO}" in (error.fix or "")
+    hub.accept(REPO, TOKEN)
+    assert source.read(revision, "config.json")
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_mode_is_said_to_be_the_reason(name: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    error = _refused(lambda: _open().resolve())
+    assert "HF_HUB_OFFLINE is set" in error.message
+    assert "file://" in (error.fix or "")
+    assert hub.requests == []
+
+
+def test_a_refused_connection_is_said_with_the_address(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    error = _refused(lambda: _open().resolve())
+    assert "refused" in error.message.lower()
+    assert (error.where or "").startswith(address)
+    assert "HF_ENDPOINT" in (error.fix or "")
+
+
+def test_a_hub_that_does_not_answer_is_given_up_after_the_timeout(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    hub.faults.append(Fault("/api/*", delay=2, times=-1))
+    source = _open()
+    source._client._timeout = 0.2
+    start = time.monotonic()
+    error = _refused(source.resolve)
+    assert "no answer within 0.2 s" in error.message
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:80", "ftp://x", "http://", "nonsense"])
+def test_an_endpoint_that_is_no_address_is_refused_naming_the_variable(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert _refused(lambda: _open()).where == "HF_ENDPOINT"
+
+
+def _situations(hub: HubServer) -> list[Callable[[], object]]:
+    """Ways to fail, each with a token in play."""
+    hub.add_repo(REPO, checkpoint(), gated=True)
+    hub.add_repo("org/private", checkpoint(), token="hf_owner")
+    hub.add_repo("org/broken", checkpoint())
+    revision = _open(repo="org/broken").resolve()
+    hub.faults += [
+        Fault("model.safetensors", cut_after=0, times=-1),
+        Fault("tokenizer.json", corrupt_at=5, times=-1),
+        Fault("config.json", status=503, times=-1),
+    ]
+    return [
+        lambda: _open(repo="org/none").resolve(),
+        lambda: _open(repo="org/private").resolve(),
+        lambda: _open("v9", repo="org/broken").resolve(),
+        lambda: _open().read(_open().resolve(), "config.json"),
+        *(lambda path=path: _open(repo="org/broken").read(revision, path) for path in ("config.json", "tokenizer.json")),
+        lambda: _open(repo="org/broken").read(revision, "model.safetensors"),
+    ]
+
+
+def test_no_error_holds_a_token_a_password_or_a_signature(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("http://", "http://mirror:pass-word@"))
+    for situation in _situations(hub):
+        error = _refused(situation)
+        text = json.dumps(error.to_json()) + repr(error) + repr(error.__cause__)
+        assert TOKEN not in text
+        assert "pass-word" not in text
+        assert "secret-signature" not in text
+
+
+@pytest.mark.parametrize("token", ["hf_secret with space", "hf_secret\nx", "hf_sécret"])
+def test_a_token_that_cannot_be_one_is_refused_without_being_shown(
+    token: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", token)
+    error = _refused(lambda: _open(token="${TEAM_TOKEN}").resolve())
+    assert error.where == "TEAM_TOKEN"
+    assert "hf_s" not in json.dumps(error.to_json(), ensure_ascii=False)
+
+
+def test_resolving_asks_by_http_without_importing_the_large_parts_of_huggingface_hub(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    script = (
+        "import sys\nfrom enginepress.recipe import Source\nfrom enginepress.sources.open import open_source\n"
+        f"open_source(Source(uri='hf://{REPO}'), cache=None).resolve()\n"
+        "print(sorted(m for m in ('huggingface_hub.hf_api', 'torch', 'numpy', 'tqdm', 'hf_xet') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert [r.path for r in hub.requests] == [f"/api/models/{REPO}/revision/main"]
+
+
+def test_a_large_answer_where_a_small_file_was_expected_is_refused(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint())
+    source = _open()
+    revision = source.resolve()
+    data = revision.to_json()
+    data["files"] = [{**f, "size": 10**9} if f["path"] == "config.json" else f for f in data["files"]]
+    with pytest.raises(SourceError, match="too many for what it should be"):
+        source.read(Revision.from_json(data), "config.json")
+
+
+def test_progress_adds_up_to_the_size(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(size=300_000))
+    source = _open()
+    revision = source.resolve()
+    file = next(f for f in revision.files if f.path == "model.safetensors")
+    counts: list[int] = []
+    source.fetch(revision, file, tmp_path / "out", counts.append)
+    assert sum(counts) == file.size
+    assert (tmp_path / "out").stat().st_size == file.size
