@@ -81,6 +81,8 @@ def shares_embeddings(checkpoint: Path, model: ModelConfig) -> bool | None:
     """
     if model.tied is False:
         return None
+    if not any(checkpoint.glob("*.safetensors")):
+        return False  # pickle files: not read here, so on the safe side
     tensors = {name: place for name, place in _tensors(checkpoint) if name in ("lm_head.weight", _EMBEDDING)}
     if "lm_head.weight" not in tensors:
         return None
@@ -88,6 +90,7 @@ def shares_embeddings(checkpoint: Path, model: ModelConfig) -> bool | None:
 
 
 _EMBEDDING = "model.embed_tokens.weight"
+_MAX_HEADER_BYTES = 100_000_000  # of the format
 _Place = tuple[Path, int, int]
 
 
@@ -97,12 +100,14 @@ def _tensors(checkpoint: Path) -> Iterator[tuple[str, _Place]]:
         try:
             with open(file, "rb") as stream:
                 (length,) = struct.unpack("<Q", stream.read(8))
+                if length > _MAX_HEADER_BYTES:
+                    raise ValueError(length)
                 header = json.loads(stream.read(length))
             for name, entry in header.items():
                 if name != "__metadata__":
                     start, end = entry["data_offsets"]
                     yield name, (file, 8 + length + start, 8 + length + end)
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError):
             raise SourceError("is not a safetensors file: its header cannot be read", where=str(file)) from None
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from enginepress.engines.onnxruntime_model import ModelConfig, whole_number
 
-Verified = Literal["exact", "close", "not tried"]
+Verified = Literal["exact", "close"]
 Rule = Callable[[ModelConfig], "str | None"]
 """What is wrong with this config for the family, as the end of a sentence, or None."""
 

@@ -52,14 +52,11 @@ def test_two_different_embeddings_in_a_checkpoint_that_calls_them_tied_are_both_
     assert likeness.logits < 5e-5
 
 
-@pytest.mark.parametrize(("precision", "error", "top"), [("int8", 0.1, 0.8), ("int4", 0.6, 0.25)])
-def test_a_quantized_llama_runs_and_stays_near(
-    precision: str, error: float, top: float, warm: WarmBuilder, tmp_path: Path
-) -> None:
+def test_an_int4_llama_runs_and_stays_near(warm: WarmBuilder, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "llama")
-    likeness = compare(build(warm, checkpoint, precision=precision), checkpoint, lengths=(12, 100))
-    assert 1e-3 < likeness.logits < error
-    assert likeness.top > top
+    likeness = compare(build(warm, checkpoint, precision="int4"), checkpoint, lengths=(12, 100))
+    assert 1e-3 < likeness.logits < 0.6
+    assert likeness.top > 0.25
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_from_another_folder_with_other_threads(
@@ -110,18 +107,11 @@ def test_weights_of_another_shape_than_config_json_says_are_refused(warm: WarmBu
         build(warm, checkpoint)
 
 
-def test_a_truncated_shard_is_explained(warm: WarmBuilder, tmp_path: Path) -> None:
+def test_a_truncated_shard_is_explained_and_no_scratch_is_left(warm: WarmBuilder, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "llama")
     weights = checkpoint / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 1000)
     with pytest.raises(BuildError, match="weights cannot be read"):
-        build(warm, checkpoint)
-
-
-def test_a_failed_build_leaves_no_scratch(warm: WarmBuilder, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "llama")
-    (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(BuildError):
         build(warm, checkpoint)
     assert not (tmp_path / "llama-float32" / ".scratch").exists()
 
