@@ -79,7 +79,7 @@ class _progress:
         started = time.monotonic()
 
         def follow(step: str, status: str, text: str) -> None:
-            if status != "running" or not text:
+            if status != "running":
                 click.echo(f"{time.monotonic() - started:6.1f} s  {step:<9} {status}" + (f"  {text}" if text else ""), err=True)
 
         return follow

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
-    from enginepress.report import Report
+    from enginepress.steps.report import Report
     from enginepress.run.local import RunResult
     from enginepress.workspace import Workspace
 

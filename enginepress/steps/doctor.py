@@ -155,13 +155,14 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
     what = f"registry {recipe.registry.tracking_uri or uri}"
     try:
         registry = MlflowRegistry(recipe.registry, default_uri=uri)
-        known = registry.releases(recipe.name)
+        known = {v.release for v in registry.describe(recipe.name)}
         for number in store.numbers(recipe.name):
             recorded = store.read_record(recipe.name, number, RECORD) is not None
             if number in known and recorded:
                 continue
             if repair:
                 register_release(recipe, store, number, default_uri=uri)
+                known.add(number)
                 yield Finding("mended", what, f"release {number} registered")
             else:
                 yield Finding("error", what, f"release {number} is not registered", "enginepress doctor TARGET --repair")
@@ -175,6 +176,6 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
             else:
                 message = f"is on release {number}, MLflow's alias on {alias}"
                 yield Finding("error", f"channel {channel}", message, "enginepress doctor TARGET --repair")
-        yield Finding("ok", what, f"{len(registry.releases(recipe.name))} releases of {recipe.name}")
+        yield Finding("ok", what, f"{len(known)} releases of {recipe.name}")
     except EnginepressError as error:
         yield Finding("error", what, str(error), error.fix)

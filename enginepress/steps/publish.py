@@ -6,7 +6,6 @@ the same content under the same build key is the same release.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +28,7 @@ def publish(job: Job, plan: Plan) -> dict[str, Any]:
     number = plan.release or _publish_primary(job, plan, primary).release
     attempt = passed_attempt(job, plan)
     if attempt is not None:
-        report = json.loads((attempt / "report.json").read_text())
-        primary.write_record(recipe.name, number, checks_record(plan), report)
+        primary.write_record(recipe.name, number, checks_record(plan), attempt.report.to_json())
     for store in others:
         _publish_other(job, primary, store, number)
     return {"release": number, "stores": [s.url for s in (primary, *others)]}

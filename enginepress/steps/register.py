@@ -12,7 +12,7 @@ from typing import Any
 
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry, Registration
-from enginepress.report import Report, write_report
+from enginepress.steps.report import Report, write_report
 from enginepress.steps.job import Job, Plan
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store

@@ -15,6 +15,7 @@ from enginepress.repository.templates import template_digest
 from enginepress.sources import Revision
 from enginepress.sources.open import open_source
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.verify import check_reference
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
 
@@ -35,6 +36,7 @@ def resolve(job: Job, *, force: bool = False) -> Plan:
     if force:
         plan = replace(plan, release=0)
         _discard(job.workspace, plan)
+    check_reference(job.recipe, plan.revision)
     if not plan.release:
         check_model(job.recipe, job.workspace.path("cache"), revision)
     return plan

@@ -22,10 +22,11 @@ from typing import Any
 from enginepress.errors import EnginepressError, GateError, RecipeError, WorkspaceError
 from enginepress.files import explain_os_error, sync_tree
 from enginepress.recipe import Recipe
-from enginepress.report import Report, write_report
+from enginepress.steps.report import Report, write_report
 from enginepress.repository.place import content_digest_of
 from enginepress.repository.validate import validate
-from enginepress.serving.gate import GateResult, run_gate
+from enginepress.serving.gate import run_gate
+from enginepress.serving.gate_result import GateResult
 from enginepress.serving.live_reference import live_reference
 from enginepress.serving.reference import Reference, read_reference
 from enginepress.steps.assemble import produce_repository
@@ -142,6 +143,7 @@ def _gate(job: Job, plan: Plan, repository: Path, folder: Path) -> Report:
         validation=findings.to_json(),
         gate=result,
         error=error.to_json() if error is not None else None,
+        served=recipe.checks.served,
     )
 
 

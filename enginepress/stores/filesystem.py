@@ -239,6 +239,10 @@ class FileStore:
         found = {name: links.current(folder, name) for name in links.names(folder)}
         return {name: activation.release for name, activation in found.items() if activation is not None}
 
+    def channel_path(self, model: str, channel: str) -> Path:
+        """The link that is the channel: what a server on this machine names as its model repository."""
+        return self._folder(model).channels / check_channel(channel)
+
     def activation(self, model: str, channel: str) -> Path | None:
         """The folder that a channel points to now: what its readers see. Raises StoreError as `channel` does."""
         found = links.resolved(self._folder(model), channel)
