@@ -171,7 +171,7 @@ def _refused(where: str, message: str) -> ServerError:
 
 
 def _http_pieces(response: http.client.HTTPResponse, where: str, *, stream: bool) -> Iterator[_Piece]:
-    for data in sse_data(response) if stream else [response.read()]:
+    for data in sse_data(_lines(response)) if stream else [response.read()]:
         answer = _json_or_none(data)
         if not isinstance(answer, dict):
             raise ServerError("the server sent something that is not JSON in UTF-8", where=where)
@@ -186,6 +186,13 @@ def _http_pieces(response: http.client.HTTPResponse, where: str, *, stream: bool
             tokens=count if isinstance(count, int) else None,
             finish_reason=str(answer.get("finish_reason", "")),
         )
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of a body; unlike the response's own iterator it notices when a body of known length ends early."""
+    yield from response
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
 
 
 def _error_body(data: bytes) -> Any:
