@@ -189,10 +189,16 @@ def _http_pieces(response: http.client.HTTPResponse, where: str, *, stream: bool
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The lines of a body; unlike the response's own iterator it notices when a body of known length ends early."""
-    yield from response
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
+    """The lines of a body as they come. The response's own iterator takes a connection that broke for the body's end."""
+    if not response.chunked:
+        yield from response.read().splitlines(keepends=True)
+        return
+    rest = b""
+    while block := response.read1(65536):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in whole)
+    if rest:
+        yield rest
 
 
 def _error_body(data: bytes) -> Any:
