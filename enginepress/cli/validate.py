@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -33,8 +34,7 @@ def validate(path: str, *, as_json: bool) -> None:
         click.echo(json.dumps(result.to_json(), indent=1))
     else:
         _show(result)
-    if not result.ok:
-        raise click.exceptions.Exit(1)
+    sys.exit(0 if result.ok else 1)
 
 
 def _show(result: ValidationResult) -> None:
@@ -48,7 +48,7 @@ def _show(result: ValidationResult) -> None:
     models = f"{count} model" + ("" if count == 1 else "s")
     verdict = f"{_count(len(result.errors), 'error')}, {_count(len(result.warnings), 'warning')}"
     color = "red" if result.errors else "green"
-    click.echo(f"{result.path}: {what}, {models}: " + click.style(verdict, fg=color, bold=True))
+    click.echo(f"{result.shown_path}: {what}, {models}: " + click.style(verdict, fg=color, bold=True))
 
 
 def _show_finding(finding: Finding) -> None:

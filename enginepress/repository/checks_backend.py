@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from enginepress.repository.findings import Finding, error, printable, warning
+from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model, Repository
 from enginepress.repository.paths import resolve
 
@@ -101,14 +101,14 @@ def check_backend(repository: Repository, model: Model) -> Iterator[Finding]:
         if backend is None:
             yield error(
                 model.name,
-                printable(model.name),
+                model.name,
                 "has no config.pbtxt, and no file by which Triton could tell the backend",
                 "write a config.pbtxt, or move the folder out of the repository",
             )
         else:
             yield warning(
                 model.name,
-                printable(model.name),
+                model.name,
                 f"has no config.pbtxt; Triton makes one up for backend '{backend}', so its tensors cannot be checked",
                 "write a config.pbtxt",
             )
@@ -164,7 +164,7 @@ def _check_model_files(model: Model, backend: str) -> Iterator[Finding]:
             if name not in present and not any(path.startswith(name + "/") for path in present):
                 yield error(
                     model.name,
-                    printable(f"{model.name}/{version}"),
+                    f"{model.name}/{version}",
                     f"has no {name}, which backend '{backend}' loads",
                     f"put {name} there, or set default_model_filename",
                 )
@@ -174,7 +174,7 @@ def _check_model_files(model: Model, backend: str) -> Iterator[Finding]:
 
 def _check_python(model: Model, path: str) -> Iterator[Finding]:
     """The file is parsed, never run."""
-    file = printable(f"{model.name}/{path}")
+    file = f"{model.name}/{path}"
     source = model.read(path, _MAX_PYTHON + 1)
     if source is None:
         yield error(model.name, file, "cannot be read", "check the file's rights")

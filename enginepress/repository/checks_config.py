@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from enginepress.repository.findings import Finding, error, printable, warning
+from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model
 
 
 def check_layout(model: Model) -> Iterator[Finding]:
     """The model's folder: its name and its versions."""
-    folder = printable(model.name)
+    folder = model.name
     config = model.config
     if config is not None and config.name and config.name != model.name:
         yield error(
@@ -32,14 +32,14 @@ def check_layout(model: Model) -> Iterator[Finding]:
         if odd.startswith("0") and len(odd) > 1:
             yield warning(
                 model.name,
-                printable(f"{folder}/{odd}"),
+                f"{folder}/{odd}",
                 "has a leading zero, so Triton ignores it",
                 f"rename it to {odd.lstrip('0') or 'a number'} or move it away",
             )
         elif digits is not None and int(digits.group()) not in model.versions:
             yield error(
                 model.name,
-                printable(f"{folder}/{odd}"),
+                f"{folder}/{odd}",
                 f"Triton takes this folder for version {digits.group().strip()}, which it then does not find, and may hang",
                 "move it out of the model's folder",
             )

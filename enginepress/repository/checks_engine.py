@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.repository.checks_backend import backend_of
-from enginepress.repository.findings import Finding, error, printable, warning
+from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model, Repository, read_regular
 from enginepress.repository.paths import resolve
 from enginepress.repository.templates import MARK, PATH_FILES, PATH_PARAMETERS
@@ -24,7 +24,7 @@ MAX_RANKS = 65_536
 
 _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")
 _RANK = re.compile(r"rank([0-9]+)\.engine")
-_MAX_JSON = 5_000_000
+_MAX_MAPPING = 1_000_000
 
 
 def check_engine(repository: Repository, model: Model) -> Iterator[Finding]:
@@ -79,7 +79,7 @@ def _check_path(repository: Repository, model: Model, file: str, label: str, val
 
 def _check_model_file(repository: Repository, model: Model, path: str) -> Iterator[Finding]:
     """vllm's model.json and llmapi's model.yaml: a mapping whose `model` names a checkpoint."""
-    file = printable(f"{model.name}/{path}")
+    file = f"{model.name}/{path}"
     values = read_mapping(model.folder / path)
     if values is None:
         yield error(model.name, file, "is not a readable mapping of names to values")
@@ -103,7 +103,7 @@ def rootless_paths(model: Model) -> Iterator[tuple[str, str, str]]:
             values = read_mapping(model.folder / str(version) / name) or {}
             for key in keys:
                 if isinstance(values.get(key), str) and values[key].startswith(MARK):
-                    yield printable(f"{model.name}/{version}/{name}"), key, values[key]
+                    yield f"{model.name}/{version}/{name}", key, values[key]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _check_tensorrt_llm(repository: Repository, model: Model) -> Iterator[Findin
 
 def _check_trt_engine(model: Model, key: str, folder: Path) -> Iterator[Finding]:
     config: Any = model.config
-    where = printable(str(folder))
+    where = str(folder)
     engine = read_mapping(folder / "config.json")
     if engine is None:
         yield error(model.name, model.config_file, f"parameter {key}: {where} has no readable config.json, so it is no engine")
@@ -210,7 +210,7 @@ def _check_genai(model: Model, version: int) -> Iterator[Finding]:
 
 
 def _check_genai_engine(model: Model, version: int, path: str) -> Iterator[Finding]:
-    file = printable(f"{model.name}/{version}/{path}")
+    file = f"{model.name}/{version}/{path}"
     engine = read_mapping(model.folder / str(version) / path)
     if engine is None:
         yield error(model.name, file, "is not a readable mapping of names to values", "build the engine again")
@@ -226,7 +226,7 @@ def _check_genai_engine(model: Model, version: int, path: str) -> Iterator[Findi
         yield error(
             model.name,
             model.config_file,
-            f"parameter max_batch_size is {asked}, but the engine takes {batch} ({printable(path)})",
+            f"parameter max_batch_size is {asked}, but the engine takes {batch} ({path})",
             f"set it to {batch} at most, or build the engine for {asked}",
         )
     context = _number(_section(engine, "model"), "context_length")
@@ -235,13 +235,13 @@ def _check_genai_engine(model: Model, version: int, path: str) -> Iterator[Findi
         yield error(
             model.name,
             model.config_file,
-            f"parameter max_sequence_length is {length}, but the model was made for {context} ({printable(path)})",
+            f"parameter max_sequence_length is {length}, but the model was made for {context} ({path})",
             f"set it to {context} at most",
         )
     if not any(name.split("/")[-1] in TOKENIZER_FILES for name in present):
         yield error(
             model.name,
-            printable(f"{model.name}/{version}"),
+            f"{model.name}/{version}",
             "has no tokenizer, which text in and out needs",
             f"put one of {', '.join(TOKENIZER_FILES)} beside the engine",
         )
@@ -254,7 +254,7 @@ def _check_genai_engine(model: Model, version: int, path: str) -> Iterator[Findi
 
 def read_mapping(path: Path) -> dict[str, Any] | None:
     """A JSON or YAML file that holds a mapping, or None."""
-    content = read_regular(path, _MAX_JSON)
+    content = read_regular(path, _MAX_MAPPING)
     if content is None:
         return None
     try:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from enginepress.errors import UnsafePathError
-from enginepress.repository.findings import Finding, error, printable
+from enginepress.repository.findings import Finding, error
 from enginepress.repository.inventory import Entry, Model, Repository
 from enginepress.repository.links import link_target
 
@@ -31,7 +31,7 @@ def check_files(repository: Repository, model: Model) -> Iterator[Finding]:
 
 
 def _check_file(repository: Repository, model: Model, entry: Entry) -> Iterator[Finding]:
-    file = printable(f"{model.name}/{entry.path}")
+    file = f"{model.name}/{entry.path}"
     if entry.link:
         parts = entry.path.split("/")
         try:

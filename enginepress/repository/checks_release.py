@@ -12,7 +12,7 @@ from pathlib import Path
 from enginepress.errors import EnginepressError, StoreError
 from enginepress.files import FileEntry, check_relative, hash_file, walk_files
 from enginepress.manifest import Manifest
-from enginepress.repository.findings import Finding, error, printable
+from enginepress.repository.findings import Finding, error
 from enginepress.repository.inventory import Repository, read_regular
 from enginepress.repository.place import content_digest_of
 
@@ -52,7 +52,7 @@ def check_release(release: Path, repository: Repository, manifest: Manifest) -> 
         if problem is None:
             sound[entry.path] = entry
         else:
-            yield error(entry.path.split("/")[0], printable(f"{REPOSITORY}/{entry.path}"), problem, _RESTORE)
+            yield error(entry.path.split("/")[0], f"{REPOSITORY}/{entry.path}", problem, _RESTORE)
     try:
         present = set(walk_files(root))
     except (EnginepressError, OSError) as failure:
@@ -60,7 +60,7 @@ def check_release(release: Path, repository: Repository, manifest: Manifest) -> 
         return
     listed = {entry.path for entry in manifest.files}
     for path in sorted(present - listed):
-        file = printable(f"{REPOSITORY}/{path}")
+        file = f"{REPOSITORY}/{path}"
         yield error(path.split("/")[0], file, "is not in the manifest", "remove it; a release never changes")
     if set(sound) == listed == present:
         yield from _check_digest(manifest, root, sound)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,17 +37,30 @@ class Finding:
 
 
 def error(model: str | None, file: str, message: str, fix: str | None = None) -> Finding:
-    return Finding("error", model, file, message, fix)
+    return _finding("error", model, file, message, fix)
 
 
 def warning(model: str | None, file: str, message: str, fix: str | None = None) -> Finding:
-    return Finding("warning", model, file, message, fix)
+    return _finding("warning", model, file, message, fix)
 
 
 def info(model: str | None, file: str, message: str, fix: str | None = None) -> Finding:
-    return Finding("info", model, file, message, fix)
+    return _finding("info", model, file, message, fix)
 
 
-def printable(path: str) -> str:
-    """A file's name that can be printed, whatever bytes it is made of."""
-    return os.fsencode(path).decode("utf-8", errors="replace")
+def _finding(severity: Severity, model: str | None, file: str, message: str, fix: str | None) -> Finding:
+    return Finding(
+        severity,
+        None if model is None else printable(model),
+        printable(file),
+        printable(message),
+        None if fix is None else printable(fix),
+    )
+
+
+def printable(text: str) -> str:
+    """Text that any terminal and any JSON reader takes: names of files and values of configs may hold anything."""
+    if text.isascii() and text.isprintable():
+        return text
+    clean = text.encode("utf-8", errors="replace").decode("utf-8")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in clean)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from enginepress.errors import EnginepressError, RepositoryError
 from enginepress.repository.config import MAX_BYTES, parse_config
-from enginepress.repository.findings import Finding, error, printable
+from enginepress.repository.findings import Finding, error
 from enginepress.repository.proto import ModelConfig
 
 CONFIG = "config.pbtxt"
@@ -57,7 +57,7 @@ class Model:
 
     @property
     def config_file(self) -> str:
-        return f"{printable(self.name)}/{CONFIG}"
+        return f"{self.name}/{CONFIG}"
 
     @property
     def is_ensemble(self) -> bool:
@@ -161,7 +161,7 @@ def _read_entries(folder: Path, findings: list[Finding]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
 
     def unreadable(problem: OSError) -> None:
-        path = printable(os.path.relpath(problem.filename or folder, folder.parent))
+        path = os.path.relpath(problem.filename or folder, folder.parent)
         findings.append(error(folder.name, path, f"cannot be listed: {problem.strerror}", "check the folder's rights"))
 
     for base, folders, names in os.walk(folder, onerror=unreadable, followlinks=False):
@@ -180,7 +180,7 @@ def _read_entries(folder: Path, findings: list[Finding]) -> dict[str, Entry]:
 
 
 def _read_config(folder: Path, entry: Entry | None, findings: list[Finding]) -> ModelConfig | None:
-    where = printable(f"{folder.name}/{CONFIG}")
+    where = f"{folder.name}/{CONFIG}"
     if entry is None:
         if (folder / CONFIG).is_dir():
             findings.append(error(folder.name, where, "is a folder, not a file"))

@@ -57,9 +57,13 @@ class ValidationResult:
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(f for f in self.findings if f.severity == "warning")
 
+    @property
+    def shown_path(self) -> str:
+        return printable(str(self.path))
+
     def to_json(self) -> dict[str, Any]:
         return {
-            "path": printable(str(self.path)),
+            "path": self.shown_path,
             "kind": self.kind,
             "release": self.release,
             "ok": self.ok,
@@ -132,7 +136,7 @@ def _check_model(repository: Repository, model: Model) -> Iterator[Finding]:
             yield from check_within(repository, model)
         except (EnginepressError, OSError) as problem:
             # A file that vanishes or turns unreadable while it is being looked at.
-            yield error(model.name, printable(model.name), f"cannot be checked: {problem}")
+            yield error(model.name, model.name, f"cannot be checked: {problem}")
 
 
 def _check_roots(repository: Repository, *, released: bool) -> Iterator[Finding]:
