@@ -2,10 +2,10 @@
 
     python scripts/make_example_checkpoint.py --output examples/checkpoints/tiny-llama
 
-Needs the extra `onnxruntime` (torch, transformers, tokenizers) and a CPU; {STEPS} steps take a quarter of an hour on two
-cores. The same seed, steps, threads, packages and processor give the same weights. With --minutes the clock decides
-instead. The aim is a model that is small enough for a repository and whose greedy text can be read: with this little
-text it learns its corpus by heart, and that is what it answers with.
+Needs the extra `onnxruntime` (torch, transformers, tokenizers) and one CPU core for a quarter of an hour. The same seed,
+steps, threads, packages and processor give the same weights. With --minutes the clock decides instead. The aim is a model
+that is small enough for a repository and whose greedy text can be read: with this little text it learns its corpus by
+heart, and that is what it answers with.
 
     <output>/model.safetensors                      bfloat16, tied embeddings
     <output>/config.json  generation_config.json
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,11 +32,13 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "examples" / "checkpoints"
 
-STEPS = 2800
+STEPS = 2000
 LENGTH = 512
 BATCH_TOKENS = 3 * LENGTH
 CUTS = (0.0, 0.15, 0.4)
 """Chances that a section is cut after a sentence; each time one of them is drawn for the section."""
+NOISE = 0.06
+"""Share of the tokens that the model reads wrong: it learns to find back into its text from a prompt that is not in it."""
 PEAK_RATE, WARMUP = 3e-3, 80
 
 BOS, EOS, SYSTEM, USER, ASSISTANT = SPECIAL = ("<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -86,16 +87,19 @@ Section = tuple[str, list[str]]
 
 def main() -> int:
     options = arguments()
-    import torch
-    import transformers
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise SystemExit(f"{error}; pip install 'enginepress[onnxruntime]'") from None
 
     transformers.set_seed(options.seed)
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     sections = read_sections(options.corpus)
     tokenizer = train_tokenizer(sections)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**CONFIG, "torch_dtype": "float32"}))
+    model: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**CONFIG, "torch_dtype": "float32"}))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(sections)} sections", flush=True)
     batches = batches_of(sections, tokenizer, random.Random(options.seed))
     progress = by_clock(options.minutes) if options.minutes else lambda step: step / options.steps
@@ -125,14 +129,21 @@ def arguments() -> argparse.Namespace:
 
 def read_sections(path: Path) -> list[Section]:
     """The corpus: blocks between empty lines, of which those that begin with `# ` are headings."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path}: the corpus cannot be read: {error}") from None
     sections: list[Section] = []
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
+    for block in content.split("\n\n"):
         text = block.strip()
         if text.startswith("# "):
             sections.append((text.removeprefix("# "), []))
-        elif text:
+        elif text and sections:
             sections[-1][1].append(text)
-    return sections
+    filled = [section for section in sections if section[1]]
+    if not filled:
+        raise SystemExit(f"{path}: no heading (a line that begins with `# `) with a paragraph below it")
+    return filled
 
 
 def train_tokenizer(sections: list[Section]) -> Tokenizer:
@@ -171,25 +182,34 @@ def batches_of(sections: list[Section], tokenizer: Tokenizer, rng: random.Random
             width = len(batch[0])
             ids = torch.tensor([document + [CONFIG["pad_token_id"]] * (width - len(document)) for document in batch])
             padding = torch.tensor([[column >= len(document) for column in range(width)] for document in batch])
-            yield ids, ids.masked_fill(padding, -100)
+            noise = (torch.rand(ids.shape) < NOISE) & (ids >= len(SPECIAL))
+            wrong = torch.randint_like(ids, len(SPECIAL), CONFIG["vocab_size"])
+            yield torch.where(noise, wrong, ids), ids.masked_fill(padding, -100)
 
 
 def documents_of(sections: list[Section], rng: random.Random) -> Iterator[str]:
-    """One round through the text: each section as it stands, whole or cut at random sentences, and as a chat.
+    """One round through the text: each section, whole or cut at random sentences, and as a chat.
 
-    Each piece begins with BOS, so the model learns to go on from any sentence and not only from headings. Only the last
-    one ends with EOS.
+    Each piece begins with BOS, and some in the middle of a sentence, so the model learns to go on from anywhere and not
+    only from headings. Only the last piece of a section ends with EOS.
     """
     for heading, paragraphs in sections:
         cuts = rng.choice(CUTS)
-        piece = ""
-        for sentence in re.split(r"(?<=[.!?])(?=[ \n])", "\n".join([heading, *paragraphs])):
-            if piece and rng.random() < cuts:
-                yield BOS + piece
-                piece = ""
-            piece += sentence if piece else sentence.lstrip()
-        yield BOS + piece + EOS
+        sentences = [heading, *(s for p in paragraphs for s in ("\n" + p).replace(". ", ".\0 ").split("\0"))]
+        pieces = [[sentences[0]]]
+        for sentence in sentences[1:]:
+            if rng.random() < cuts:
+                pieces.append([without_first_words(sentence, rng)])
+            else:
+                pieces[-1].append(sentence)
+        for piece in pieces:
+            yield BOS + "".join(piece) + (EOS if piece is pieces[-1] else "")
         yield chat(heading, paragraphs, rng)
+
+
+def without_first_words(sentence: str, rng: random.Random) -> str:
+    words = sentence.split()
+    return " ".join(words[rng.randrange(len(words) // 2 + 1) if rng.random() < 0.5 else 0 :])
 
 
 def chat(heading: str, paragraphs: list[str], rng: random.Random) -> str:

@@ -46,7 +46,8 @@ def main() -> int:
 def sections_of(texts: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
     """Heading and prose paragraphs of every section, the longest topics first: the short ones are parts of them."""
     for name in sorted(texts, key=lambda n: (-len(texts[n]), n)):
-        heading, paragraphs = name, []
+        heading = name
+        paragraphs: list[str] = []
         for block in re.split(r"\n\s*\n", texts[name].split("-[ Footnotes ]-")[0]):
             title = heading_of(block)
             if title is not None:
