@@ -34,7 +34,7 @@ from enginepress.stores.layout import ModelFolder, check_channel, store_errors
 _ACTIVATION = re.compile(r"([a-z][a-z0-9-]*)-([1-9][0-9]{0,8})-([0-9a-f]{8})")
 _STEP_NS = 1_000_000_000
 
-PlaceFor = Callable[[str], Placement]
+Place = Callable[[str], Placement]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def activate(
     folder: ModelFolder,
     channel: str,
     number: int,
-    placement: Placement | PlaceFor,
+    place: Place,
     *,
     reader_root: str,
     expect: int | EllipsisType | None,
@@ -127,8 +127,7 @@ def activate(
         activation = Activation(f"{channel}-{number}-{uuid.uuid4().hex[:8]}", channel, number)
         target = folder.activations / activation.name
         folder.check_real(target)
-        if not isinstance(placement, Placement):
-            placement = placement(f"{reader_root}/{folder.model}/activations/{activation.name}")
+        placement = place(f"{reader_root}/{folder.model}/activations/{activation.name}")
         if placement.number != number:
             raise StoreError(f"was placed as {placement.number} and cannot be activated as release {number}", where=str(target))
         try:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from enginepress.errors import StoreError
 from enginepress.files import hash_file, write_atomic
 from enginepress.manifest import Manifest
-from enginepress.repository import Placement
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
 from enginepress.stores.history import Move, came_before, read_moves
@@ -248,16 +247,12 @@ class FileStore:
         found = links.resolved(self._folder(model), channel)
         return found[1] if found is not None else None
 
-    def activation_root(self, model: str, channel: str) -> str:
-        """The path under which readers see a channel."""
-        return f"{self._reader_root()}/{self._folder(model).model}/channels/{check_channel(channel)}"
-
     def activate(
         self,
         model: str,
         channel: str,
         number: int,
-        placement: Placement | links.PlaceFor,
+        place: links.Place,
         *,
         expect: int | EllipsisType | None = ...,
         who: str,
@@ -266,8 +261,8 @@ class FileStore:
         """Points a channel to a release, by one rename.
 
         Args:
-            placement: the release, placed for its readers; or a function that places it for the path at which readers see
-                this very activation, where configs hold absolute paths: that path stays when the channel moves on.
+            place: the release, placed for the path at which readers will see this very activation. Absolute paths in
+                configs start there, and so stay right for a running server when the channel moves on.
             expect: move it only if it is on this release now (None: on none).
             who, why: for the history.
 
@@ -282,7 +277,7 @@ class FileStore:
             self._folder(model),
             channel,
             number,
-            placement,
+            place,
             reader_root=self._reader_root(),
             expect=expect,
             who=who,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from enginepress.registry import MlflowRegistry, Registration
 from tests.stores.parts import MODEL, key, manifest
 
 Register = Callable[..., Registration]
+A = key("a")
 
 
 @pytest.fixture
@@ -18,9 +20,18 @@ def uri(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/workspace/mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, which take a second to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowRegistry(Registry(), default_uri=f"sqlite:///{path}").describe(MODEL)
+    return path
+
+
 @pytest.fixture
-def registry(uri: str, tmp_path: Path) -> MlflowRegistry:
+def registry(uri: str, tmp_path: Path, empty_database: Path) -> MlflowRegistry:
     (tmp_path / "workspace").mkdir()
+    shutil.copy(empty_database, tmp_path / "workspace/mlflow.db")
     return MlflowRegistry(Registry(), default_uri=uri)
 
 
@@ -35,7 +46,7 @@ def report(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def register(registry: MlflowRegistry, report: list[Path]) -> Register:
     """Registers a release, with what a run would say about it."""
-    return lambda release, build_key=key("a"), **more: register_with(registry, release, build_key, report, **more)
+    return lambda release, build_key=A, **more: register_with(registry, release, build_key, report, **more)
 
 
 def register_with(registry: MlflowRegistry, release: int, build_key: str, report: list[Path], **more: Any) -> Registration:

@@ -179,6 +179,7 @@ def test_a_second_version_of_the_same_release_is_removed_by_the_next_registratio
 
 
 def test_two_processes_that_register_at_once_on_a_new_database_make_one_version(registry: MlflowRegistry, uri: str) -> None:
+    Path(uri.removeprefix("sqlite:///")).unlink()
     program = [sys.executable, "-m", "tests.registry.program", uri, "1"]
     workers = [subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [w.communicate(timeout=120) for w in workers]

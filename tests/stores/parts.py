@@ -85,7 +85,9 @@ def publish(store: FileStore, source: Path, build_key: str = key("a"), **more: o
 
 
 def promote(store: FileStore, channel: str, number: int, **more: object) -> Path:
-    return store.activate(MODEL, channel, number, activated(store, number), **{"who": "test", "why": "because", **more})  # type: ignore[arg-type]
+    return store.activate(
+        MODEL, channel, number, lambda _root: activated(store, number), **{"who": "test", "why": "because", **more}
+    )  # type: ignore[arg-type]
 
 
 def churn(store: FileStore, source: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from enginepress.errors import StoreError
 from enginepress.stores.filesystem import FileStore
 from tests.stores.parts import MODEL, activated, make_source, promote, publish
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_a_read_only_store_says_so_and_can_be_read(small_disk: Path, tmp_path: P
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     attempts = {
         "publish": lambda: publish(store, source),
-        "activate": lambda: store.activate(MODEL, "production", 1, placement, who="a", why="b"),
+        "activate": lambda: store.activate(MODEL, "production", 1, lambda _root: placement, who="a", why="b"),
         "record": lambda: store.write_record(MODEL, 1, "checks", {}),
     }
     for attempt in attempts.values():
@@ -71,15 +74,21 @@ def test_a_read_only_store_says_so_and_can_be_read(small_disk: Path, tmp_path: P
     assert store.verify(MODEL, 1) == []
 
 
-def test_a_store_that_we_may_not_write_says_so(store: FileStore, source: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere; the tests of full and read-only stores cover this machine")
-    store.root.mkdir()
-    store.root.chmod(0o555)
-    try:
-        with pytest.raises(StoreError, match="Permission denied") as caught:
-            publish(store, source)
-    finally:
-        store.root.chmod(0o755)
-    assert caught.value.fix is not None
-    assert "the right to write there" in caught.value.fix
+def test_a_store_that_we_may_not_write_says_so(source: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = FileStore(Path(folder) / "store")
+        store.root.mkdir()
+        store.root.chmod(0o555)
+        Path(folder).chmod(0o755)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            with pytest.raises(StoreError, match="Permission denied") as caught:
+                publish(store, source)
+        finally:
+            if root:
+                os.seteuid(0)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith(str(store.root))
+    assert "the right to write there" in (caught.value.fix or "")

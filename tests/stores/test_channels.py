@@ -116,16 +116,16 @@ def test_files_from_outside_the_store_are_linked_or_copied_but_never_pointed_to(
     placement = activated(three, 1)
     placement.linked["tiny/1/outside.bin"] = tmp_path / "outside.bin"
     (tmp_path / "outside.bin").write_bytes(b"outside")
-    target = three.activate(MODEL, "production", 1, placement, who="a", why="b")
+    target = three.activate(MODEL, "production", 1, lambda _root: placement, who="a", why="b")
     assert not (target / "tiny/1/outside.bin").is_symlink()
     assert (target / "tiny/1/outside.bin").read_bytes() == b"outside"
 
 
 def test_a_release_that_is_not_there_cannot_be_activated(three: FileStore) -> None:
     with pytest.raises(StoreError, match="has no release 9"):
-        three.activate(MODEL, "production", 9, Placement(9), who="a", why="b")
+        three.activate(MODEL, "production", 9, lambda _root: Placement(9), who="a", why="b")
     with pytest.raises(StoreError, match="was placed as 2"):
-        three.activate(MODEL, "production", 1, activated(three, 2), who="a", why="b")
+        three.activate(MODEL, "production", 1, lambda _root: activated(three, 2), who="a", why="b")
     assert three.channels(MODEL) == {}
     assert three.history(MODEL, "production") == []
 
@@ -135,7 +135,7 @@ def test_an_activation_that_fails_halfway_changes_nothing(three: FileStore) -> N
     placement = activated(three, 2)
     placement.linked["tiny/2/zzz.bin"] = three.root / "nowhere"
     with pytest.raises(StoreError, match="moving channel production of tiny failed"):
-        three.activate(MODEL, "production", 2, placement, who="a", why="b")
+        three.activate(MODEL, "production", 2, lambda _root: placement, who="a", why="b")
     assert three.channel(MODEL, "production") == 1
     assert len(three.history(MODEL, "production")) == 1
     assert len(list((three.root / MODEL / "activations").iterdir())) == 1
