@@ -111,6 +111,19 @@ def test_what_was_assembled_is_valid_and_unplaced(parts: dict[str, Path], tmp_pa
     assert [finding for finding in result.findings if finding.severity != "info"] == []
 
 
+def test_the_installed_template_is_served_with_the_recipe_values(parts: dict[str, Path], tmp_path: Path) -> None:
+    assemble(engine=parts["engine"], checkpoint=parts["checkpoint"], recipe=_recipe(threads=3), output=tmp_path / "out")
+    result = validate(tmp_path / "out")
+    assert [finding for finding in result.findings if finding.severity != "info"] == []
+    served = {p.name for p in (tmp_path / "out/tiny/0").iterdir()}
+    assert served == {p.split("/")[0] for p in template_files(template_folder("onnxruntime"))} - {"config.pbtxt"} | {
+        "engine",
+        "tokenizer",
+    }
+    config = parse_config((tmp_path / "out/tiny/config.pbtxt").read_text(), "c")
+    assert config.parameters["threads"].string_value == "3"
+
+
 def test_a_checkpoint_without_tokenizer_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
     (parts["checkpoint"] / "tokenizer.json").unlink()
     with pytest.raises(RepositoryError, match=r"has no tokenizer\.json"):
