@@ -96,6 +96,7 @@ def run_gate(repository: Path, recipe: Recipe, reference: Reference | None = Non
         checks=tuple(checks),
         prompts=tuple(prompts),
         load=load,
+        limits=_limits(recipe.checks.load),
     )
 
 
@@ -315,6 +316,13 @@ def _total_agreement(prompts: Sequence[PromptResult]) -> tuple[int, int] | None:
     if not compared or any(p.matched is None for p in compared):
         return None
     return sum(p.matched or 0 for p in compared), sum(p.of or 0 for p in compared)
+
+
+def _limits(load: Load | None) -> dict[str, float]:
+    if load is None:
+        return {}
+    named = ("max_first_token_ms", "min_tokens_per_second", "min_requests_per_second")
+    return {name: value for name in named if (value := getattr(load, name)) is not None}
 
 
 def _reference_facts(reference: Reference | None) -> dict[str, object] | None:

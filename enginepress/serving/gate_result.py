@@ -1,17 +1,17 @@
 """What a gate found, as data that travels as JSON.
 
-    {"passed": false, "model": "tiny-llama", "server_version": "2.51.0", "ready_s": 0.9, "seconds": 7.2,
-     "content_digest": "…", "reference": {"source": …, "revision": …, "made_with": …} | null, "live": "",
-     "agreement": {"matched": 159, "of": 160} | null,
-     "checks": [{"name": …, "passed": …, "measured": …, "wanted": …, "detail": …}],
-     "prompts": [{"text": …, "messages": …, "answer": …, "reference": …, …}],
-     "load": {…} | null}
+{"passed": false, "model": "tiny-llama", "server_version": "2.51.0", "ready_s": 0.9, "seconds": 7.2,
+ "content_digest": "…", "reference": {"source": …, "revision": …, "made_with": …} | null, "live": "",
+ "agreement": {"matched": 159, "of": 160} | null,
+ "checks": [{"name": …, "passed": …, "measured": …, "wanted": …, "detail": …}],
+ "prompts": [{"text": …, "messages": …, "answer": …, "reference": …, …}],
+ "limits": {"max_first_token_ms": 50, …}, "load": {…} | null}
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from enginepress.serving.load import LoadResult
@@ -61,6 +61,7 @@ class GateResult:
     Attributes:
         reference: where the reference came from, or None for no reference.
         live: said by the caller about the reference, e.g. that it is what a live release answers.
+        limits: the recipe's limits for speed, those that it sets.
         agreement: tokens that agree and tokens of the reference, over all prompts; None if they were not compared.
     """
 
@@ -75,6 +76,7 @@ class GateResult:
     checks: tuple[CheckResult, ...]
     prompts: tuple[PromptResult, ...]
     load: LoadResult | None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -97,6 +99,7 @@ class GateResult:
             "agreement": None if self.agreement is None else {"matched": self.agreement[0], "of": self.agreement[1]},
             "checks": [asdict(check) for check in self.checks],
             "prompts": [_prompt_json(prompt) for prompt in self.prompts],
+            "limits": dict(self.limits),
             "load": None if self.load is None else self.load.to_json(),
         }
 
@@ -115,6 +118,7 @@ class GateResult:
             checks=tuple(CheckResult(**check) for check in data["checks"]),
             prompts=tuple(_prompt_from_json(prompt) for prompt in data["prompts"]),
             load=None if data["load"] is None else LoadResult.from_json(data["load"]),
+            limits=data["limits"],
         )
 
 

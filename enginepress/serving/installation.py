@@ -176,13 +176,13 @@ def check_python(facts: PythonFacts, *, known_versions: list[str]) -> None:
             where=where,
             fix="use enginepress from a Python 3.11 or 3.12",
         )
-    if not any(os.path.exists(os.path.join(folder, facts.library)) for folder in facts.library_folders):
-        if ctypes.util.find_library(f"python{facts.version}") is None:
-            raise ServerError(
-                f"this Python has no shared library {facts.library}, which Triton's Python backend needs",
-                where=where,
-                fix=f"install the package libpython{facts.version}, or a Python built with --enable-shared",
-            )
+    beside = any(os.path.exists(os.path.join(folder, facts.library)) for folder in facts.library_folders)
+    if not beside and ctypes.util.find_library(f"python{facts.version}") is None:
+        raise ServerError(
+            f"this Python has no shared library {facts.library}, which Triton's Python backend needs",
+            where=where,
+            fix=f"install the package libpython{facts.version}, or a Python built with --enable-shared",
+        )
     install = f"{facts.interpreter} -m pip install 'numpy>=1.26,<2'"
     if facts.numpy is None:
         raise ServerError("numpy is missing where the Triton server's models look for it", where=where, fix=install)

@@ -117,7 +117,13 @@ def thinned(values: Sequence[float], keep: int = KEPT_LATENCIES) -> tuple[float,
 
 
 def summarise(
-    singles: Sequence[Answer], answers: Sequence[Answer], failures: Sequence[str], *, wall_s: float, concurrency: int, max_tokens: int
+    singles: Sequence[Answer],
+    answers: Sequence[Answer],
+    failures: Sequence[str],
+    *,
+    wall_s: float,
+    concurrency: int,
+    max_tokens: int,
 ) -> LoadResult:
     """Numbers from answers. A model that does not count its tokens is taken to send one per piece."""
     return LoadResult(
@@ -157,9 +163,7 @@ def measure_load(address: str, model: str, questions: Sequence[Question], load: 
     wall_s = 0.0
     if not failures:
         answers, failures, wall_s = _under_load(address, model, asked, load, timeout_s)
-    return summarise(
-        singles, answers, failures, wall_s=wall_s, concurrency=load.concurrency, max_tokens=load.max_tokens
-    )
+    return summarise(singles, answers, failures, wall_s=wall_s, concurrency=load.concurrency, max_tokens=load.max_tokens)
 
 
 def _under_load(

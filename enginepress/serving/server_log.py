@@ -2,10 +2,10 @@
 
 Triton 2.51 writes, among much else:
 
-    E1120 19:24:27.0 1 model_lifecycle.cc:642] "failed to load 'm' version 1: Internal: KeyError: 'boom'\\n\\nAt:\\n  m/1/model.py(5): initialize\\n"
-    E1120 19:24:26.6 1 model_repository_manager.cc:1460] "Poll failed for model directory 'm': failed to read text proto from …"
-    E1120 19:24:26.6 1 model_repository_manager.cc:1415] "failed to poll model 'm': model not found in any model repository."
-    I1120 19:24:57.0 1 pb_stub.cc:2105]  Failed to preinitialize Python stub: Python model file not found in 'r/m/0/model.py'
+    E… model_lifecycle.cc:642] "failed to load 'm' version 1: Internal: KeyError: 'boom'\\n\\nAt:\\n  m/1/model.py(5): load\\n"
+    E… model_repository_manager.cc:1460] "Poll failed for model directory 'm': failed to read text proto from …"
+    E… model_repository_manager.cc:1415] "failed to poll model 'm': model not found in any model repository."
+    I… pb_stub.cc:2105]  Failed to preinitialize Python stub: Python model file not found in 'r/m/0/model.py'
 
 After the last of these the server waits for ever, so it has to be noticed here.
 """

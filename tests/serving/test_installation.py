@@ -95,7 +95,9 @@ def test_a_server_of_the_machines_own_is_started_as_it_is(tmp_path: Path) -> Non
 
 
 def test_the_backend_folder_gets_a_stub_that_can_be_run(tmp_path: Path) -> None:
-    launch = prepare(find_installation({"PATH": ""}), tmp_path, environment={"PATH": "/bin", "PYTHONPATH": "/x", "PYTHONHOME": "/y"})
+    launch = prepare(
+        find_installation({"PATH": ""}), tmp_path, environment={"PATH": "/bin", "PYTHONPATH": "/x", "PYTHONHOME": "/y"}
+    )
     stub = tmp_path / "backends" / "python" / "triton_python_backend_stub"
     assert os.access(stub, os.X_OK)
     assert launch.argv[1] == f"--backend-directory={tmp_path / 'backends'}"

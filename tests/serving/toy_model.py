@@ -32,7 +32,7 @@ parameters {{ key: "pace_s" value {{ string_value: "{pace_s}" }} }}
 {policy}
 """
 
-MODEL = '''
+MODEL = """
 import json, os, threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -90,7 +90,7 @@ class TritonPythonModel:
             pb_utils.Tensor("output_token_count", np.array([count], dtype=np.int32)),
             pb_utils.Tensor("prompt_token_count", np.array([len(words)], dtype=np.int32)),
         ]))
-'''
+"""
 
 
 def toy_answer(prompt: str, max_tokens: int) -> str:
