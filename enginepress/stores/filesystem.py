@@ -110,11 +110,21 @@ class FileStore:
         return self._newest(model, "content_digest", content_digest)
 
     def _newest(self, model: str, field: str, value: str) -> Manifest | None:
-        """Newest first, since that is almost always the one looked for; a manifest is a small file, so no index is kept."""
+        """Newest first, since that is almost always the one looked for. Reads small files and keeps no index.
+
+        A manifest without the digest in its text is passed over unparsed, so that a damaged old one disturbs nobody.
+        """
+        folder = self._folder(model)
         for number in reversed(self.numbers(model)):
-            manifest = self.manifest(model, number)
-            if getattr(manifest, field) == value:
-                return manifest
+            with store_errors("reading a manifest"):
+                try:
+                    text = folder.manifest(number).read_bytes()
+                except (FileNotFoundError, NotADirectoryError):  # something else of that name, or just deleted
+                    continue
+            if value.encode() in text:
+                manifest = self.manifest(model, number)
+                if getattr(manifest, field) == value:
+                    return manifest
         return None
 
     def publish(

@@ -86,6 +86,23 @@ def test_nothing_is_left_in_partial_after_publishing(store: FileStore, source: P
     assert list((store.root / MODEL / ".partial").iterdir()) == []
 
 
+def test_a_damaged_release_does_not_keep_others_from_being_found_or_published(store: FileStore, source: Path) -> None:
+    for name in "abc":
+        publish(store, source, key(name))
+    path = store.root / MODEL / "releases/2/manifest.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"release": 2', '"release": 9'))
+    shutil.rmtree(store.root / MODEL / "releases/3/repository")
+    (store.root / MODEL / "releases/3/manifest.json").unlink()
+    found = store.find(MODEL, key("a"))
+    assert found is not None
+    assert found.release == 1
+    assert store.find(MODEL, key("d")) is None
+    with pytest.raises(StoreError, match="was changed after it was written"):
+        store.find(MODEL, key("b"))
+    assert publish(store, source, key("d")).release == 4
+
+
 def test_finding_among_five_hundred_releases_stays_quick(store: FileStore, source: Path) -> None:
     publish(store, source)
     for number in range(2, 501):
