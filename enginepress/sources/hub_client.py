@@ -27,7 +27,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 60.0
 MAX_JSON_BYTES = 256 * 1024 * 1024
-_BLOCK = 256 * 1024
+_BLOCK = 64 * 1024
 
 
 def endpoint_from_environment() -> str:
@@ -261,7 +261,7 @@ def _session() -> Any:
 def _open(address: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[int, Any, Iterator[bytes]]]:
     """Status, headers and body of an answer, redirects followed; the token goes to no other host."""
     session = _session()
-    if hasattr(session, "stream"):
+    if callable(getattr(session, "stream", None)):
         with session.stream("GET", address, headers=headers, timeout=timeout, follow_redirects=True) as response:
             yield response.status_code, response.headers, response.iter_raw()
     else:

@@ -9,7 +9,7 @@ from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_NAME}/{_NAME}")
 _REVISION = re.compile(r"[A-Za-z0-9._/+-]+")
 

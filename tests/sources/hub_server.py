@@ -75,9 +75,47 @@ class Request:
     host: str
 
 
+@dataclass(frozen=True)
+class _File:
+    path: str
+    data: bytes
+    sha256: str
+    git: str
+
+    @property
+    def is_lfs(self) -> bool:
+        return self.path.endswith(LFS_SUFFIXES) or len(self.data) > LFS_BYTES
+
+    @property
+    def pointer(self) -> bytes:
+        """What git holds in place of a file of LFS."""
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n"
+        return text.encode()
+
+    def sibling(self) -> dict[str, object]:
+        """As the revision route lists it."""
+        entry = {"rfilename": self.path, "size": len(self.data)}
+        if not self.is_lfs:
+            return {**entry, "blobId": self.git}
+        lfs = {"sha256": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+        return {**entry, "blobId": _git_sha1(self.pointer), "lfs": lfs}
+
+    def tree_entry(self) -> dict[str, object]:
+        """As the tree route lists it."""
+        entry = {"type": "file", "path": self.path, "size": len(self.data)}
+        if not self.is_lfs:
+            return {**entry, "oid": self.git}
+        lfs = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
+        return {**entry, "oid": _git_sha1(self.pointer), "lfs": lfs}
+
+
+def _git_sha1(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 @dataclass
 class _Repo:
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, _File]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     token: str | None = None
     gated: bool = False
@@ -135,9 +173,10 @@ class HubServer:
         """Another commit with exactly these files; returns it."""
         content = _read_folder(files) if isinstance(files, Path) else dict(files)
         found = self._repos[repo]
-        seed = f"{repo} {len(found.commits)} " + "".join(sorted(f"{p} {_sha1(b)}" for p, b in content.items()))
+        stored = {p: _File(p, b, hashlib.sha256(b).hexdigest(), _git_sha1(b)) for p, b in sorted(content.items())}
+        seed = f"{repo} {len(found.commits)} " + " ".join(f"{file.path} {file.git}" for file in stored.values())
         commit = hashlib.sha1(seed.encode()).hexdigest()
-        found.commits[commit] = content
+        found.commits[commit] = stored
         found.names[branch] = commit
         if tag is not None:
             found.names[tag] = commit
@@ -156,13 +195,9 @@ class HubServer:
         commit = found.names.get(revision, revision)
         return found, commit if commit in found.commits else None
 
-    def _blob(self, sha256: str) -> tuple[str, bytes] | None:
-        for repo in self._repos.values():
-            for files in repo.commits.values():
-                for path, data in files.items():
-                    if hashlib.sha256(data).hexdigest() == sha256:
-                        return path, data
-        return None
+    def _blob(self, sha256: str) -> _File | None:
+        files = (f for repo in self._repos.values() for commit in repo.commits.values() for f in commit.values())
+        return next((file for file in files if file.sha256 == sha256), None)
 
     def _fault(self, name: str) -> Fault | None:
         with self._lock:
@@ -173,33 +208,8 @@ class HubServer:
         return None
 
 
-def is_lfs(path: str, data: bytes) -> bool:
-    return path.endswith(LFS_SUFFIXES) or len(data) > LFS_BYTES
-
-
-def _sha1(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
 def _read_folder(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def _sibling(path: str, data: bytes) -> dict[str, object]:
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n"
-    if not is_lfs(path, data):
-        return {"rfilename": path, "size": len(data), "blobId": _sha1(data)}
-    lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": len(pointer)}
-    return {"rfilename": path, "size": len(data), "blobId": _sha1(pointer.encode()), "lfs": lfs}
-
-
-def _tree_entry(path: str, data: bytes) -> dict[str, object]:
-    sibling = _sibling(path, data)
-    entry = {"type": "file", "path": path, "size": len(data), "oid": sibling["blobId"]}
-    if is_lfs(path, data):
-        sha256 = hashlib.sha256(data).hexdigest()
-        return {**entry, "lfs": {"oid": sha256, "size": len(data), "pointerSize": 134}}
-    return entry
 
 
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
@@ -230,7 +240,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 found = hub._blob(match[1])
                 if found is None:
                     return self.refuse(404, "", "no such object")
-                return self.send_file(*found, commit=None)
+                return self.send_file(found, commit=None)
             if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", quoted):
                 return self.resolve(*(unquote(part) for part in match.groups()))
             fault = hub._fault(path)
@@ -259,12 +269,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if allowed is None:
                 return
             found, commit = allowed
-            files = sorted(found.commits[commit].items())
+            files = found.commits[commit].values()
             if route == "tree":
-                self.send_json([_tree_entry(p, b) for p, b in files])
+                self.send_json([file.tree_entry() for file in files])
                 return
             full = query.get("blobs", "").lower() == "true" and hub.digests
-            siblings = [_sibling(p, b) if full else {"rfilename": p} for p, b in files]
+            siblings = [file.sibling() if full else {"rfilename": file.path} for file in files]
             info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
             self.send_json({**info, "gated": "manual" if found.gated else False, "tags": [], "siblings": siblings})
 
@@ -276,17 +286,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if found.gated and self.token not in found.accepted:
                 code = 401 if self.token is None else 403
                 return self.refuse(code, "GatedRepo", f"Access to model {repo} is restricted.")
-            data = found.commits[commit].get(path)
-            if data is None:
+            file = found.commits[commit].get(path)
+            if file is None:
                 return self.refuse(404, "EntryNotFound", "Entry not found")
-            if not is_lfs(path, data):
-                return self.send_file(path, data, commit=commit)
-            sha256 = hashlib.sha256(data).hexdigest()
+            if not file.is_lfs:
+                return self.send_file(file, commit=commit)
             self.send_response(302)
-            self.send_header("Location", f"http://localhost:{hub.port}/cdn/{sha256}?X-Amz-Signature=secret-signature")
+            self.send_header("Location", f"http://localhost:{hub.port}/cdn/{file.sha256}?X-Amz-Signature=secret-signature")
             self.send_header("X-Repo-Commit", commit)
-            self.send_header("X-Linked-Etag", f'"{sha256}"')
-            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Linked-Etag", f'"{file.sha256}"')
+            self.send_header("X-Linked-Size", str(len(file.data)))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return None
@@ -308,16 +317,16 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return True
             return False
 
-        def send_file(self, path: str, data: bytes, *, commit: str | None) -> None:
-            fault = hub._fault(path) or Fault(path)
+        def send_file(self, file: _File, *, commit: str | None) -> None:
+            fault = hub._fault(file.path) or Fault(file.path)
             if self.broken(fault):
                 return None
-            etag = hashlib.sha256(data).hexdigest() if is_lfs(path, data) else _sha1(data)
+            content = file.data
             if fault.corrupt_at is not None:
-                at = fault.corrupt_at % len(data)
-                data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-            whole = len(data)
-            data = data[: whole - fault.short_by]
+                at = fault.corrupt_at % len(content)
+                content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+            whole = len(content)
+            data = memoryview(content)[: whole - fault.short_by]
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
             start = int(asked[1]) if asked and not fault.ignore_range else 0
             if start >= len(data) and start > 0:
@@ -328,7 +337,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{whole}")
             if commit is not None:
                 self.send_header("X-Repo-Commit", commit)
-            self.send_header("ETag", f'"{etag}"')
+            self.send_header("ETag", f'"{file.sha256 if file.is_lfs else file.git}"')
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -54,7 +54,7 @@ def checkpoint(*, shards: int = 1, size: int = 4000, seed: int = 0) -> dict[str,
     }
     if shards == 1:
         return {**files, "model.safetensors": tensor_file({"a": size, "b": 10}, seed=seed)}
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         files[name] = tensor_file({f"layer.{number}": size, f"norm.{number}": 10}, seed=seed * 100 + number)
