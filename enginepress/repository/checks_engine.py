@@ -24,7 +24,8 @@ MAX_RANKS = 65_536
 
 _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")
 _RANK = re.compile(r"rank([0-9]+)\.engine")
-_MAX_MAPPING = 1_000_000
+_MAX_MAPPING = {".json": 5_000_000, ".yaml": 100_000}
+"""Bytes. PyYAML is slow, and no model.yaml is near this size."""
 
 
 def check_engine(repository: Repository, model: Model) -> Iterator[Finding]:
@@ -254,8 +255,9 @@ def _check_genai_engine(model: Model, version: int, path: str) -> Iterator[Findi
 
 def read_mapping(path: Path) -> dict[str, Any] | None:
     """A JSON or YAML file that holds a mapping, or None."""
-    content = read_regular(path, _MAX_MAPPING)
-    if content is None:
+    limit = _MAX_MAPPING[path.suffix]
+    content = read_regular(path, limit + 1)
+    if content is None or len(content) > limit:
         return None
     try:
         if path.suffix == ".json":

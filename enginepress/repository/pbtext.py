@@ -10,6 +10,7 @@ protobuf's parser decides, so that its verdict and its messages hold.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import struct
@@ -150,14 +151,9 @@ class _Field:
             self.maker = None if value_type is None else GetMessageClass(value_type)
 
 
-_known: dict[str, dict[str, _Field]] = {}
-
-
+@functools.cache
 def _fields(descriptor: Any) -> dict[str, _Field]:
-    known = _known.get(descriptor.full_name)
-    if known is None:
-        known = _known[descriptor.full_name] = {field.name: _Field(field) for field in descriptor.fields}
-    return known
+    return {field.name: _Field(field) for field in descriptor.fields}
 
 
 class _Reader:

@@ -51,7 +51,7 @@ def unplaced(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @given(build=st.sampled_from(BUILDS), number=st.integers(1, 10**15), again=st.integers(1, 10**6), root=ROOTS, other=ROOTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_placing_is_undone_exactly_from_any_form(
     build: Callable[[str], Files], number: int, again: int, root: str | None, other: str | None
 ) -> None:
@@ -67,7 +67,7 @@ def test_placing_is_undone_exactly_from_any_form(
 
 
 @given(root=ROOTS, number=st.integers(1, 10**9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_placing_twice_gives_equal_results(root: str | None, number: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = _canonical(Path(scratch), samples.vllm("0"))
