@@ -93,7 +93,7 @@ class OnnxRuntimeBuilder:
         raise NotImplementedError("builder 'onnxruntime' converts nothing; `converts` says so")
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config = _read_config(source / "config.json")
         self.check(config, recipe)
         self.environment()
         model = read_model_config(config)
@@ -144,6 +144,15 @@ class OnnxRuntimeBuilder:
         return UnsupportedModelError(
             f"builder 'onnxruntime' cannot build this {architecture_of(config)}: {reason}", where=WHERE, fix=fix
         )
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError("is missing", where=str(path)) from None
+    except ValueError as error:
+        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -68,7 +68,7 @@ def make_checkpoint(
     Args:
         folder: made if it is not there.
         family: transformers' model_type: "llama", "mistral", "qwen2", "granite", …
-        dtype: "float32" or "bfloat16".
+        dtype: "float32", "bfloat16" or "float16".
         shards: in how many safetensors files the weights are.
         config_overrides: keys of config.json.
 
@@ -105,7 +105,7 @@ def write_weights(folder: Path, weights: Mapping[str, Any], *, dtype: str = "flo
         part = {name: weights[name] for name in names[number::shards]}
         (folder / file).write_bytes(safetensors_bytes(part, dtype))
         index.update(dict.fromkeys(part, file))
-    size = sum(w.size for w in weights.values()) * (2 if dtype == "bfloat16" else 4)
+    size = sum(w.size for w in weights.values()) * (4 if dtype == "float32" else 2)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": index})
 
 
@@ -118,8 +118,12 @@ def safetensors_bytes(weights: Mapping[str, Any], dtype: str = "float32") -> byt
     offset = 0
     for name, array in weights.items():
         data = np.ascontiguousarray(array, dtype=np.float32)
-        block = data.tobytes() if dtype == "float32" else (data.view(np.uint32) >> 16).astype(np.uint16).tobytes()
-        code = "F32" if dtype == "float32" else "BF16"
+        if dtype == "bfloat16":
+            code, block = "BF16", (data.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+        elif dtype == "float16":
+            code, block = "F16", data.astype(np.float16).tobytes()
+        else:
+            code, block = "F32", data.tobytes()
         header[name] = {"dtype": code, "shape": list(data.shape), "data_offsets": [offset, offset + len(block)]}
         blocks.append(block)
         offset += len(block)
@@ -170,7 +174,8 @@ def _transformers_weights(family: str, seed: int, fields: Mapping[str, Any]) -> 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(family, **fields)
-    model = AutoModelForCausalLM.from_config(config)
+    from_config: Any = AutoModelForCausalLM.from_config
+    model = from_config(config)
     generator = np.random.default_rng(seed)
     weights = {
         name: _random(generator, name, tuple(tensor.shape))

@@ -84,7 +84,8 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         self._torch = torch
-        self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+        load: Any = AutoModelForCausalLM.from_pretrained
+        self._model = load(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
 
     def answer(self, prompt: list[int], tokens: int) -> list[int]:
         ids = self._torch.tensor([prompt])
@@ -116,7 +117,8 @@ def batched_answers(model: Any, prompts: Sequence[list[int]], tokens: int) -> li
 
     engine = og.Engine(model)
     events = engine.create_event_buffer(64)
-    requests, answers = [], []
+    requests: list[Any] = []
+    answers: list[list[int]] = []
     for prompt in prompts:
         request = engine.create_request()
         options = og.TurnOptions(request)

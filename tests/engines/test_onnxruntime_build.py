@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enginepress.engines import get_builder
-from enginepress.errors import BuildError
+from enginepress.errors import BuildError, SourceError
 from enginepress.files import content_digest, hash_folder
 from tests.engines.checkpoints import make_checkpoint, safetensors_bytes
 from tests.engines.comparison import batched_answers, build, compare, engine_logits, random_prompt, recipe
@@ -137,6 +137,16 @@ def test_the_tool_sees_neither_secrets_nor_a_proxy_nor_the_network(
     assert seen["env"]["HF_HUB_OFFLINE"] == seen["env"]["TRANSFORMERS_OFFLINE"] == "1"
     assert seen["env"]["TRANSFORMERS_VERBOSITY"] == "warning"
     assert "hf_remote=false" in seen["argv"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "an object is needed"), (None, "is missing")])
+def test_a_checkpoint_without_a_readable_config_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "llama")
+    (checkpoint / "config.json").unlink()
+    if text is not None:
+        (checkpoint / "config.json").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        build(get_builder("onnxruntime"), checkpoint)
 
 
 def test_everything_installed_that_can_change_the_engine_is_named_with_its_version() -> None:
