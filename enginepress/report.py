@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.files import write_atomic
+from enginepress.serving.gate_result import percent
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
 
@@ -62,7 +63,7 @@ def key_figures(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     figures = []
     if gate["agreement"] is not None and gate["agreement"]["of"]:
-        figures.append(("tokens as in the reference", share_text(gate["agreement"]["matched"], gate["agreement"]["of"])))
+        figures.append(("tokens as in the reference", percent(gate["agreement"]["matched"] / gate["agreement"]["of"])))
     load = gate["load"]
     if load is not None:
         if load["median_first_token_s"] is not None:
@@ -101,14 +102,14 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         lines += ["## What went wrong", "", *_fenced(str(report["error"]["message"]))]
     if findings := report["validation"].get("findings"):
         found = [(f["severity"], f["file"], f["message"]) for f in findings]
-        lines += ["## Validation", "", *_table(("", "file", "finding"), found)]
+        lines += ["## Validation", "", *_table(("", "file", "finding"), found, code=2)]
     if gate is not None:
         lines += _table(("figure", "value"), key_figures(report))
         rows = [
-            ("yes" if c["passed"] else "**NO**", c["name"], c["measured"], c["wanted"], _cut(c["detail"], 300))
+            ("yes" if c["passed"] else "NO", c["name"], c["measured"], c["wanted"], _cut(c["detail"], 300))
             for c in gate["checks"]
         ]
-        lines += ["## Checks", "", *_table(("passed", "check", "measured", "wanted", "detail"), rows, raw_first=True)]
+        lines += ["## Checks", "", *_table(("passed", "check", "measured", "wanted", "detail"), rows, code=4)]
         lines += ["## Answers", ""]
         for number, prompt in enumerate(gate["prompts"], 1):
             lines += [f"### Prompt {number}", "", *_fenced(prompt_text(prompt)), "Answer", ""]
@@ -117,7 +118,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
                 lines += ["Reference", "", *_fenced(prompt["reference"])]
     if seconds := report["facts"].get("step_seconds"):
         lines += ["## Steps", "", *_table(("step", "seconds"), [(s, f"{v:.2f}") for s, v in seconds.items()])]
-    lines += ["## What it is", "", *_table(("", ""), fact_rows(report))]
+    lines += ["## What it is", "", *_table(("", ""), fact_rows(report), code=1)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -142,11 +143,6 @@ def seconds_text(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
-def share_text(matched: int, of: int) -> str:
-    """A share in percent that reads 100 only if it is."""
-    return "100 %" if matched == of else f"{int(1000 * matched / of) / 10:.1f} %"
-
-
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, value in mapping.items():
@@ -166,15 +162,25 @@ def _cut(text: str, limit: int) -> str:
 
 def _inline(text: object) -> str:
     """Text that stays text: on one line, and nothing in it means anything to Markdown or HTML."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#|~!$^])", r"\\\1", plain)
+
+
+def _code(text: object) -> str:
+    """A stranger's text as a code span in a table cell; empty stays empty."""
     plain = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#|~!&$^:@/])", lambda m: f"&#{ord(m[1])};", plain)
+    if not plain:
+        return ""
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", plain)), default=0) + 1)
+    # A backslash in front of a pipe is taken away by the table, before the code span is read.
+    return f"{fence} {plain.replace('|', chr(92) + '|')} {fence}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, raw_first: bool = False) -> list[str]:
-    """A table and an empty line. `raw_first`: the first column is our own Markdown."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, code: int = -1) -> list[str]:
+    """A table and an empty line. `code`: the column whose text may be a stranger's."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
-        cells = [str(cell) if raw_first and index == 0 else _inline(cell) for index, cell in enumerate(row)]
+        cells = [_code(cell) if index == code else _inline(cell) for index, cell in enumerate(row)]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from enginepress.report import fact_rows, key_figures, prompt_text, seconds_text, share_text, verdict
+from enginepress.report import fact_rows, key_figures, prompt_text, seconds_text, verdict
 from enginepress.report_charts import Bar, bars, histogram
 from enginepress.report_style import STYLE
+from enginepress.serving.gate_result import percent
 
 # Beyond this a difference is marked from its first place to the end, as comparing word by word would take minutes.
 MAX_COMPARED_WORDS = 3000
@@ -88,7 +89,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
             f"<td>{_text(check['wanted'])}</td></tr>"
         )
     head = "<thead><tr><th></th><th>check</th><th>measured</th><th>wanted</th></tr></thead>"
-    return f"<section><h2>Checks</h2><table>{head}<tbody>{''.join(rows)}</tbody></table></section>"
+    return f'<section><h2>Checks</h2><table class="checks">{head}<tbody>{"".join(rows)}</tbody></table></section>'
 
 
 def _prompts(prompts: Sequence[Mapping[str, Any]], *, has_reference: bool) -> str:
@@ -106,7 +107,7 @@ def _prompt(number: int, prompt: Mapping[str, Any]) -> str:
     if prompt["total_s"] is not None:
         head.append(f"<span>{seconds_text(prompt['total_s'])}</span>")
     if prompt["of"]:
-        head.append(f"<span>{share_text(prompt['matched'], prompt['of'])} of the reference's tokens</span>")
+        head.append(f"<span>{percent(prompt['matched'] / prompt['of'])} of the reference's tokens</span>")
     parts = [f'<div class="head">{"".join(head)}</div>', f"<h3>Prompt</h3><pre>{_text(prompt_text(prompt))}</pre>"]
     if answer is None:
         parts.append('<h3>Answer</h3><p><span class="badge no">no answer</span></p>')
@@ -128,7 +129,7 @@ def _speed(gate: Mapping[str, Any]) -> str:
         return ""
     together = f"{load['concurrency']} at a time"
     floor = limits.get("min_tokens_per_second")
-    speed = [Bar("one, by prompt (median)", alone, f"{alone:.0f}")] if (alone := _single_speed(gate["prompts"])) else []
+    speed = [Bar("one at a time (median)", alone, f"{alone:.0f}")] if (alone := _single_speed(gate["prompts"])) else []
     value = load["tokens_per_second"]
     speed.append(Bar(together, value, f"{value:.0f}", floor, floor is None or value >= floor))
     parts = [f"<h3>Tokens per second</h3>{bars('Tokens per second', speed)}"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from enginepress.errors import ServerError
 from enginepress.serving.client import Answer, Question, ask_grpc, ask_http
-from enginepress.serving.gate_result import CheckResult, GateResult, PromptResult
+from enginepress.serving.gate_result import CheckResult, GateResult, PromptResult, percent
 from enginepress.serving.load import LoadResult, measure_load
 from enginepress.serving.reference import Reference, ReferenceAnswer, agreement
 from enginepress.serving.tritonserver import TritonServer
@@ -348,9 +348,3 @@ def difference(prompt: PromptResult) -> str:
 def shortened(text: str, limit: int = 80) -> str:
     """A text in quotes, cut to a readable length."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
-
-
-def percent(share: float) -> str:
-    """A share that never looks like 100 % when it is less."""
-    value = share * 100
-    return f"{value:.1f} %" if value == 100 or value < 99.9 else f"{int(value * 1000) / 1000:g} %"

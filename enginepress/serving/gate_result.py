@@ -122,6 +122,11 @@ class GateResult:
         )
 
 
+def percent(share: float) -> str:
+    """A share in percent, rounded down, so that only all of it reads as 100."""
+    return "100 %" if share >= 1 else f"{int(round(share * 1000, 6)) / 10:.1f} %"
+
+
 def _prompt_json(prompt: PromptResult) -> dict[str, Any]:
     messages = None if prompt.messages is None else [dict(m) for m in prompt.messages]
     return {**prompt.__dict__, "messages": messages, "ways": dict(prompt.ways)}
