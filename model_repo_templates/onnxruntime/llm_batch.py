@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime_genai as og
 
+from llm_errors import Kind, RequestError
 from llm_job import END_OF_ANSWER, LENGTH, Job
 
 _EVENTS = 64
@@ -62,9 +63,9 @@ class Batch:
         self.release_done()
 
     def release_done(self) -> None:
-        """Takes done and cancelled jobs out of the engine: it computes nothing more for them."""
+        """Takes done jobs out of the engine, which computes nothing more for them."""
         for request, (job, turn) in list(self._rows.items()):
-            if job.done or job.cancelled:
+            if job.done:
                 request.cancel_turn(turn)
                 request.close()
                 del self._rows[request]
@@ -94,8 +95,10 @@ class Batch:
         flags = event.flags.value
         if flags & og.EngineEventFlags.FAILED.value:
             raise BatchError(f"the engine failed ({event.error_code.name})")
-        if flags & og.EngineEventFlags.TOKEN.value and not job.done:
-            job.push(event.token)
-        if flags & og.EngineEventFlags.TURN_FINISHED.value and not job.done:
-            ended = event.finish_reason in (og.FinishReason.EOS, og.FinishReason.STOP_STRING)
-            job.finish(END_OF_ANSWER if ended else LENGTH)
+        try:
+            if flags & og.EngineEventFlags.TOKEN.value and not job.done:
+                job.push(event.token)
+            if flags & og.EngineEventFlags.TURN_FINISHED.value and not job.done:
+                job.finish(END_OF_ANSWER if event.finish_reason == og.FinishReason.EOS else LENGTH)
+        except Exception as error:  # of this job's text: the other rows go on
+            job.fail(RequestError(f"the answer's text could not be made: {error!r}", Kind.INTERNAL))

@@ -8,6 +8,8 @@ Two things make this more than decoding each token:
   becomes U+FFFD - so a run is held back until it has ended.
 - What a token decodes to depends on what stands before it: sentencepiece-like decoders drop the space at the very
   beginning. So the last finished tokens are decoded again as context, and only what they did not give is new.
+
+Special tokens have no text, and do not even end a run of byte tokens: they are left out from the start.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ Decode = Callable[[Sequence[int]], str]
 class Detokenizer:
     """The tokens of one answer, as text."""
 
-    def __init__(self, decode: Decode, byte_tokens: frozenset[int]) -> None:
+    def __init__(self, decode: Decode, *, has_text: Callable[[int], bool], byte_tokens: frozenset[int]) -> None:
         """
         Args:
-            decode: decodes a list of tokens, without special tokens.
+            decode: decodes a list of tokens.
+            has_text: false for special tokens, and for numbers that are no token.
             byte_tokens: the tokens that stand for one byte each, if the decoder falls back to bytes.
         """
         self._decode = decode
+        self._has_text = has_text
         self._byte_tokens = byte_tokens
         self._window: list[int] = []  # context, then the tokens not wholly given out
         self._fresh = 0  # where in the window the context ends
@@ -36,6 +40,8 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """Takes the next token; returns the text that is certain now, maybe none."""
+        if not self._has_text(token):
+            return ""
         self._window.append(token)
         if token in self._byte_tokens:
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -51,6 +52,7 @@ class Job:
         self.request = request
         self.tokens: list[int] = []
         """The answer so far, without the token that ends it."""
+        self.arrived = time.monotonic()
         self.failures = 0
         """How often the engine failed under it."""
         self.cancelled = False

@@ -13,6 +13,7 @@ _CACHE_SEQUENCES whole contexts. So all caches together hold at most
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,9 @@ _GROUP = 4
 _PROMPT_TOKENS = LONG_PROMPT
 _CACHE_SEQUENCES = 4
 _ATTEMPTS = 2
+# A request waits for companions as long as one step takes, since a group of four costs little more than a single row. This
+# bounds it where a step is a long prompt.
+_MOST_PATIENCE_S = 0.02
 
 
 class Scheduler:
@@ -62,6 +66,7 @@ class Scheduler:
         self._waiting_slow: list[Job] = []
         self._batches: list[Batch] = []
         self._slow: list[SlowPath] = []
+        self._step_s = 0.0
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -126,12 +131,28 @@ class Scheduler:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closed or self._arrived or self._waiting or self._waiting_slow or self._batches or self._slow):
-                self._changed.wait()
-            while self._arrived:
-                job = self._arrived.popleft()
-                (self._waiting_slow if self._is_slow(job.request) else self._waiting).append(job)
+            while not self._closed and not (self._batches or self._slow or self._waiting_slow):
+                self._collect()
+                patience = self._patience()
+                if patience == 0.0 or self._waiting_slow:
+                    break
+                self._changed.wait(patience)
+            self._collect()
             return self._closed is None
+
+    def _collect(self) -> None:
+        while self._arrived:
+            job = self._arrived.popleft()
+            (self._waiting_slow if self._is_slow(job.request) else self._waiting).append(job)
+
+    def _patience(self) -> float | None:
+        """How long the waiting requests may wait for companions; None without any."""
+        if not self._waiting:
+            return None
+        if len(self._waiting) >= _GROUP or self._waiting[0].failures:
+            return 0.0
+        waited = time.monotonic() - self._waiting[0].arrived
+        return max(0.0, min(self._step_s, _MOST_PATIENCE_S) - waited)
 
     def _is_slow(self, request: Request) -> bool:
         return bool(needs_generator(request)) or (
@@ -147,7 +168,7 @@ class Scheduler:
         self._sweep()
 
     def _admit(self) -> None:
-        while self._waiting and (idle := self._settings.engines - len(self._batches)) > 0:
+        while self._patience() == 0.0 and (idle := self._settings.engines - len(self._batches)) > 0:
             size = min(max(-(-len(self._waiting) // idle), _GROUP), self._settings.max_batch_size)
             group = choose_group(self._waiting, size=size, cache_tokens=_CACHE_SEQUENCES * self._facts.context_length)
             self._waiting = [job for job in self._waiting if job not in group]
@@ -166,8 +187,10 @@ class Scheduler:
 
     def _step(self) -> None:
         for batch in list(self._batches):
+            began = time.monotonic()
             try:
                 batch.step()
+                self._step_s = time.monotonic() - began
             except BatchError as error:
                 self._batches.remove(batch)
                 self._recover(batch.jobs, error)

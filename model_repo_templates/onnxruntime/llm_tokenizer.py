@@ -56,7 +56,10 @@ class Tokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """A new detokenizer for one answer."""
-        return Detokenizer(self.decode, self._byte_tokens)
+        return Detokenizer(self.decode, has_text=self._has_text, byte_tokens=self._byte_tokens)
+
+    def _has_text(self, token: int) -> bool:
+        return token not in self._special and self._tokenizer.id_to_token(token) is not None
 
     @functools.cached_property
     def _byte_tokens(self) -> frozenset[int]:
