@@ -65,6 +65,8 @@ def test_absolute_places_stay_as_they_are(tmp_path: Path, uri: str) -> None:
         ({"stores": ["file://a", "file://a"]}, ["twice"]),
         ({"stores": [{"url": "file://a", "mountt": "/x"}]}, ["stores[0].mountt", "'mount'"]),
         ({"channels": ["Prod uction"]}, ["channels[0]", "Prod uction"]),
+        ({"channels": ["latest"]}, ["channels[0]", "MLflow"]),
+        ({"channels": ["v7"]}, ["channels[0]", "MLflow"]),
         ({"name": "../evil"}, ["name", "../evil"]),
         ({"name": "UPPER"}, ["name"]),
         ({"checks": {"prompts": [{}]}}, ["checks.prompts[0]", "either text or messages"]),

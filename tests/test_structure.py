@@ -33,7 +33,7 @@ def _sources() -> list[Path]:
 def _layer(module: str) -> str:
     parts = module.split(".")
     name = parts[1] if len(parts) > 1 else ""
-    return {"notebook": "cli"}.get(name, name) if name in (*LAYERS, "notebook") else "library"
+    return {"notebook": "cli", "__main__": "cli"}.get(name, name) if name in (*LAYERS, "notebook", "__main__") else "library"
 
 
 def _module(path: Path) -> str:

@@ -10,7 +10,7 @@ import click
 from enginepress.cli.options import json_option, load_target, open_workspace, workspace_option
 
 
-@click.command()
+@click.command(short_help="Check this machine, the stores and the registry.")
 @click.argument("target", required=False)
 @workspace_option
 @click.option("--repair", is_flag=True, help="Mend what can be mended: registrations, aliases, channels, leftovers.")

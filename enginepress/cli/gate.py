@@ -10,7 +10,7 @@ import click
 from enginepress.cli.options import json_option, open_workspace, recipe_argument, workspace_option
 
 
-@click.command()
+@click.command(short_help="Gate a build or a release anew.")
 @recipe_argument
 @workspace_option
 @click.option("--release", type=click.IntRange(min=1), help="Gate this release. Default: what the recipe builds now.")

@@ -7,7 +7,7 @@ import click
 from enginepress.cli.options import load_target, open_workspace, target_argument, workspace_option
 
 
-@click.command()
+@click.command(short_help="Point a channel to a release.")
 @target_argument
 @click.argument("release", type=click.IntRange(min=1))
 @click.option("--channel", "-c", required=True, help="The channel to move, e.g. production.")

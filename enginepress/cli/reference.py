@@ -10,7 +10,7 @@ import click
 from enginepress.cli.options import open_workspace, recipe_argument, workspace_option
 
 
-@click.command()
+@click.command(short_help="Write the answers to compare with.")
 @recipe_argument
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File to write. Default: what the recipe names.")
 @workspace_option

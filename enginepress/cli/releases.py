@@ -9,7 +9,7 @@ import click
 from enginepress.cli.options import json_option, load_target, target_argument
 
 
-@click.command()
+@click.command(short_help="List a model's releases and channels.")
 @target_argument
 @json_option
 def releases(target: str, as_json: bool) -> None:
@@ -39,4 +39,6 @@ def releases(target: str, as_json: bool) -> None:
             "passed" if row.gated else "not gated",
             row.model_version or "not registered",
         )
-    Console().print(table)
+    console = Console()
+    # A pipe has no width: nothing is cut there.
+    console.print(table, width=None if console.is_terminal else 200, crop=console.is_terminal)

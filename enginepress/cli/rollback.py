@@ -7,7 +7,7 @@ import click
 from enginepress.cli.options import load_target, open_workspace, target_argument, workspace_option
 
 
-@click.command()
+@click.command(short_help="Point a channel back to an earlier release.")
 @target_argument
 @click.option("--channel", "-c", required=True, help="The channel to move back, e.g. production.")
 @click.option("--to", "release", type=click.IntRange(min=1), help="The release to go back to. Default: the one before.")
@@ -18,12 +18,10 @@ def rollback(target: str, channel: str, release: int | None, why: str, workspace
 
     Runs of the recipe do not undo a rollback: a channel moves to a release by itself only once.
     """
-    from enginepress.steps.promote import move_channel, operator
+    from enginepress.steps.promote import operator, roll_back
     from enginepress.steps.register import default_tracking_uri
-    from enginepress.stores.open import open_store
 
     recipe = load_target(target)
-    number = release or open_store(recipe.stores[0]).previous(recipe.name, channel)
     uri = default_tracking_uri(open_workspace(workspace))
-    move_channel(recipe, channel, number, who=operator(), why=why or "enginepress rollback", default_uri=uri)
+    number = roll_back(recipe, channel, to=release, who=operator(), why=why or "enginepress rollback", default_uri=uri)
     click.echo(f"{recipe.name}: channel {channel} is back on release {number}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from enginepress.run.local import Follow
 
 
-@click.command()
+@click.command(short_help="Build, gate, publish and register a recipe.")
 @recipe_argument
 @workspace_option
 @click.option("--force", is_flag=True, help="Build and gate again even if nothing has changed. Downloads are kept.")

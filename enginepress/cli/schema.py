@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command()
+@click.command(short_help="Print the recipe's JSON Schema.")
 def schema() -> None:
     """Print the recipe's JSON Schema, for editors and checks.
 

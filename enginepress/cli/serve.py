@@ -12,7 +12,7 @@ import click
 from enginepress.cli.options import load_target, target_argument
 
 
-@click.command()
+@click.command(short_help="Serve a channel with Triton on this machine.")
 @target_argument
 @click.option("--channel", "-c", help="Default: the first channel that the recipe names.")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 picks a free one.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import StoreError
@@ -43,8 +44,20 @@ def promotion_record(channel: str) -> str:
     return f"promotion-{channel}"
 
 
-def move_channel(recipe: Recipe, channel: str, number: int, *, who: str, why: str, default_uri: str) -> None:
+def move_channel(
+    recipe: Recipe,
+    channel: str,
+    number: int,
+    *,
+    who: str,
+    why: str,
+    default_uri: str,
+    expect: int | None | EllipsisType = ...,
+) -> None:
     """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
+
+    Args:
+        expect: move it only if the primary store's channel is on this release now.
 
     Raises:
         StoreError: if a store does not have the release, or cannot be written.
@@ -59,19 +72,22 @@ def move_channel(recipe: Recipe, channel: str, number: int, *, who: str, why: st
                 fix=f"`enginepress releases` lists what is there: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
             )
     for store in stores:
-        activate(store, recipe.name, channel, number, who=who, why=why)
+        expected = expect if store is stores[0] else ...
+        activate(store, recipe.name, channel, number, who=who, why=why, expect=expected)
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
     MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
 
 
-def activate(store: FileStore, model: str, channel: str, number: int, *, who: str, why: str) -> None:
+def activate(
+    store: FileStore, model: str, channel: str, number: int, *, who: str, why: str, expect: int | None | EllipsisType = ...
+) -> None:
     """Points a channel of one store to a release, placed for the path at which the store's readers will see it."""
     repository = store.repository(model, number)
 
     def for_readers_at(root: str) -> Placement:
         return place(repository, number, root)
 
-    store.activate(model, channel, number, for_readers_at, who=who, why=why)
+    store.activate(model, channel, number, for_readers_at, expect=expect, who=who, why=why)
 
 
 def operator() -> str:
@@ -80,3 +96,16 @@ def operator() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def roll_back(recipe: Recipe, channel: str, *, to: int | None, who: str, why: str, default_uri: str) -> int:
+    """Points a channel back: to a named release, or to the one before. Returns its number.
+
+    Raises:
+        StoreError: if there is none to go back to, or somebody else has moved the channel meanwhile.
+    """
+    store = open_store(recipe.stores[0])
+    now = store.channel(recipe.name, channel)
+    number = to or store.previous(recipe.name, channel)
+    move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now)
+    return number

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginepress.report import write_report_files
 from enginepress.serving.gate_result import GateResult
 
 
@@ -79,6 +80,4 @@ class Report:
 
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Writes report.json, report.md and report.html; returns them."""
-    import json
-    p=folder/"report.json"; p.write_text(json.dumps(report.to_json()))
-    return [p]
+    return write_report_files(report.to_json(), folder)

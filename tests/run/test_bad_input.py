@@ -170,7 +170,9 @@ def test_an_unwritable_workspace_is_named(tmp_path: Path, checkpoint: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "a", "b"], ["promote", "x"], ["gate", "nothing.yaml"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["run"], ["run", "a", "b"], ["promote", "x"], ["gate", "nothing.yaml"]], ids=" ".join
+)
 def test_a_wrong_command_line_is_explained(arguments: list[str]) -> None:
     from tests.run.recipes import enginepress
 

@@ -18,9 +18,7 @@ from tests.run.recipes import PROMPTS, enginepress, run, run_json, write_recipe
 
 def _tree(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file with its size and time: what was touched shows."""
-    return {
-        str(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*") if not p.is_dir()
-    }
+    return {str(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*") if not p.is_dir()}
 
 
 def test_a_run_ends_with_a_release_that_is_gated_registered_and_promoted(finished_once: Finished) -> None:
