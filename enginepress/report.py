@@ -100,11 +100,12 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {_inline(name)}: {'passed' if report['passed'] else 'failed'}", "", _inline(verdict(report)), ""]
     if report["error"] is not None:
         lines += ["## What went wrong", "", *_fenced(str(report["error"]["message"]))]
+    if figures := key_figures(report):
+        lines += _table(("figure", "value"), figures)
     if findings := report["validation"].get("findings"):
         found = [(f["severity"], f["file"], f["message"]) for f in findings]
         lines += ["## Validation", "", *_table(("", "file", "finding"), found, code=2)]
     if gate is not None:
-        lines += _table(("figure", "value"), key_figures(report))
         rows = [
             ("yes" if c["passed"] else "NO", c["name"], c["measured"], c["wanted"], _cut(c["detail"], 300))
             for c in gate["checks"]

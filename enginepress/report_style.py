@@ -70,7 +70,7 @@ svg .track { fill: var(--track); }
 svg .bar { fill: var(--bar); }
 svg .bar.bad { fill: var(--bad); }
 svg .axis { stroke: var(--line); }
-svg .limit { stroke: var(--mark); stroke-width: 2.5; }
+svg .limit { stroke: var(--ink); stroke-width: 3; }
 svg .mark { stroke: var(--mark); stroke-dasharray: 4 3; }
 svg .marked { fill: var(--mark); font-size: 12px; }
 @media print { section, header { break-inside: avoid; } pre { max-height: none; } }

@@ -50,7 +50,7 @@ def test_a_chat_is_sent_as_messages(way: str, toy_server: TritonServer) -> None:
     ("fault", "said"),
     [
         ("error", "too many requests: 64 are running"),
-        ("die", "Stub process 'toy_0_0' is not healthy"),
+        pytest.param("die", "Stub process 'toy_0_0' is not healthy", marks=pytest.mark.slow),
         ("no text", "without any response|exactly 1 response"),
         ("broken utf-8", "not UTF-8|not JSON in UTF-8"),
     ],
@@ -80,6 +80,7 @@ def test_a_server_that_is_not_there_cannot_be_reached(ask: Callable[..., Answer]
             ask(address, "toy", Question(text="a"), stream=False, timeout_s=10)
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_given_up(tmp_path: Path, log: Path) -> None:
     with TritonServer(write_model(tmp_path / "r", pace_s=0.2), log=log, exit_timeout_s=0, ready_timeout_s=30) as server:
         for ask in WAYS.values():

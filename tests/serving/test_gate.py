@@ -131,7 +131,7 @@ def test_all_failures_are_collected_and_not_only_the_first(tmp_path: Path) -> No
     assert result.prompts[0].ways["gRPC streamed"].endswith(" other")
 
 
-@pytest.mark.parametrize(("minimum", "passes"), [(0.9, True), (15 / 16, True), (0.95, False), (1.0, False)])
+@pytest.mark.parametrize(("minimum", "passes"), [(15 / 16, True), (0.94, False)])
 def test_the_minimum_agreement_decides_about_a_nearly_right_model(minimum: float, passes: bool, tmp_path: Path) -> None:
     result = run_gate(unplaced(tmp_path / "r"), make_recipe(min_agreement=minimum), NEARLY, folder=tmp_path)
     assert result.agreement == (15, 16)

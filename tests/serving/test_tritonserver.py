@@ -152,7 +152,10 @@ def test_a_path_with_a_space_and_a_quote_is_served(tmp_path: Path, log: Path) ->
         assert ask_http(server.http, "toy", QUESTION, stream=True).text == toy_answer("red green blue", 4)
 
 
-@pytest.mark.parametrize("kind", ["http", "grpc", "metrics"])
+# The metrics port is the hard one: the server is ready by then, and ends a moment later.
+@pytest.mark.parametrize(
+    "kind", [pytest.param("http", marks=pytest.mark.slow), pytest.param("grpc", marks=pytest.mark.slow), "metrics"]
+)
 def test_a_port_that_is_taken_meanwhile_makes_it_start_again_on_others(kind: str, tmp_path: Path, log: Path) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, 0))
@@ -211,7 +214,7 @@ with TritonServer(Path(sys.argv[1]), log=Path(sys.argv[2]), ready_timeout_s=60) 
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_nothing_is_left_of_a_server_whose_parent_was_ended(ending: signal.Signals, tmp_path: Path, log: Path) -> None:
     """After SIGKILL the kernel ends tritonserver at once; its stub notices that within a few seconds and cleans up."""
     repository = write_model(tmp_path / "r")
