@@ -63,7 +63,7 @@ def _header(report: Mapping[str, Any], name: str, state: str) -> str:
 def _error(error: Mapping[str, Any]) -> str:
     where = f'<p class="note">{_text(error["where"])}</p>' if error.get("where") else ""
     fix = f'<p class="note">What to do: {_text(error["fix"])}</p>' if error.get("fix") else ""
-    return f"<section><h2>What went wrong</h2><pre>{_text(error['message'])}</pre>{where}{fix}</section>"
+    return f"<section><h2>What went wrong</h2>{_pre(_text(error['message']))}{where}{fix}</section>"
 
 
 def _validation(validation: Mapping[str, Any]) -> str:
@@ -108,15 +108,15 @@ def _prompt(number: int, prompt: Mapping[str, Any]) -> str:
         head.append(f"<span>{seconds_text(prompt['total_s'])}</span>")
     if prompt["of"]:
         head.append(f"<span>{percent(prompt['matched'] / prompt['of'])} of the reference's tokens</span>")
-    parts = [f'<div class="head">{"".join(head)}</div>', f"<h3>Prompt</h3><pre>{_text(prompt_text(prompt))}</pre>"]
+    parts = [f'<div class="head">{"".join(head)}</div>', f"<h3>Prompt</h3>{_pre(_text(prompt_text(prompt)))}"]
     if answer is None:
         parts.append('<h3>Answer</h3><p><span class="badge no">no answer</span></p>')
     elif reference is None or reference == answer:
         label = "Answer" if reference is None else "Answer, exactly as in the reference"
-        parts.append(f"<h3>{label}</h3><pre>{_text(answer)}</pre>")
+        parts.append(f"<h3>{label}</h3>{_pre(_text(answer))}")
     else:
         served, wanted = marked_difference(answer, reference)
-        parts.append(f"<h3>Answer</h3><pre>{served}</pre><h3>Reference</h3><pre>{wanted}</pre>")
+        parts.append(f"<h3>Answer</h3>{_pre(served)}<h3>Reference</h3>{_pre(wanted)}")
     if prompt["ways"]:
         rows = "".join(f"<tr><th>{_text(way)}</th><td>{_text(said)}</td></tr>" for way, said in prompt["ways"].items())
         parts.append(f'<h3>The ways of asking do not agree</h3><table class="facts">{rows}</table>')
@@ -185,6 +185,11 @@ def marked_difference(served: str, reference: str) -> tuple[str, str]:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\s+|\w+|[^\w\s]", text)
+
+
+def _pre(escaped: str) -> str:
+    """A block of text as it is. HTML drops the first line break in one, so it gets one to drop."""
+    return f"<pre>\n{escaped}</pre>"
 
 
 def _text(value: object) -> str:

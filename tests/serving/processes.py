@@ -12,7 +12,7 @@ from enginepress.serving.shared_memory import FOLDER, processes_of
 
 def prefix_in(log: Path) -> str:
     """The shared memory prefix of the last server that was started with this log."""
-    return re.findall(r"shm-region-prefix-name=(\S+)", log.read_text())[-1]
+    return str(re.findall(r"shm-region-prefix-name=(\S+)", log.read_text())[-1])
 
 
 def leftovers(log: Path) -> list[str]:
