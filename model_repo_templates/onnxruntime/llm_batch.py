@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime_genai as og
-
 from llm_errors import Kind, RequestError
 from llm_job import END_OF_ANSWER, LENGTH, Job
 

@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
-
 from llm_bad_words import BadWords, Vocabulary
 from llm_chat import Message, parse_messages
 from llm_errors import RequestError
-from llm_settings import EngineFacts, Settings
+from llm_settings import EngineFacts, Settings, sequence_limit
 from llm_tokenizer import Tokenizer
 
 # Below this a division by the temperature overflows; the answer is the greedy one long before.
@@ -104,7 +102,7 @@ class Preparer:
         self._settings = settings
         self._facts = facts
         self._tokenizer = tokenizer
-        self._limit = min(facts.context_length, settings.max_sequence_length or facts.context_length)
+        self._limit = sequence_limit(settings, facts)
         self._vocabulary: Vocabulary | None = None
 
     def prepare(self, inputs: Inputs) -> Request:
@@ -139,7 +137,9 @@ class Preparer:
     def _max_tokens(self, prompt: int, inputs: Inputs) -> int:
         room = self._limit - prompt
         if room < 1:
-            raise RequestError(f"the prompt has {prompt} tokens, and the limit for prompt and answer is {self._limit}: shorten it")
+            raise RequestError(
+                f"the prompt has {prompt} tokens, and the limit for prompt and answer is {self._limit}: shorten it"
+            )
         asked = inputs.max_tokens
         if asked is not None and asked > room:
             raise RequestError(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-
 from llm_errors import Kind, RequestError
 from llm_job import Job, Reply
 

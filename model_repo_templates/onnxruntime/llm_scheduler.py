@@ -18,13 +18,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import onnxruntime_genai as og
-
 from llm_batch import Batch, BatchError
 from llm_detokenize import Detokenizer
 from llm_errors import Kind, RequestError
 from llm_job import Job, Reply, Send
 from llm_request import Request
-from llm_settings import EngineFacts, Settings
+from llm_settings import EngineFacts, Settings, sequence_limit
 from llm_slow_path import LONG_PROMPT, SlowPath, needs_generator
 
 # Larger groups than this give a CPU hardly more tokens a second, and a row whose request has ended is computed until its
@@ -54,6 +53,7 @@ class Scheduler:
         self._model = model
         self._settings = settings
         self._facts = facts
+        self._cache_tokens = _CACHE_SEQUENCES * sequence_limit(settings, facts)
         self._detokenizer = detokenizer
         self._log = log
         self._changed = threading.Condition()
@@ -155,9 +155,7 @@ class Scheduler:
         return max(0.0, min(self._step_s, _MOST_PATIENCE_S) - waited)
 
     def _is_slow(self, request: Request) -> bool:
-        return bool(needs_generator(request)) or (
-            len(request.prompt) > LONG_PROMPT and self._settings.slow_path_requests > 0
-        )
+        return bool(needs_generator(request)) or (len(request.prompt) > LONG_PROMPT and self._settings.slow_path_requests > 0)
 
     def _drop_cancelled(self) -> None:
         for job in self._jobs():
@@ -170,7 +168,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self._patience() == 0.0 and (idle := self._settings.engines - len(self._batches)) > 0:
             size = min(max(-(-len(self._waiting) // idle), _GROUP), self._settings.max_batch_size)
-            group = choose_group(self._waiting, size=size, cache_tokens=_CACHE_SEQUENCES * self._facts.context_length)
+            group = choose_group(self._waiting, size=size, cache_tokens=self._cache_tokens)
             self._waiting = [job for job in self._waiting if job not in group]
             try:
                 batch = Batch(self._model, group)

@@ -1,7 +1,7 @@
 """What the model was configured with: `parameters` of config.pbtxt, and what the engine and tokenizer folders say.
 
-    <version folder>/engine/genai_config.json           context length, vocabulary, padding token
-    <version folder>/tokenizer/generation_config.json   which tokens end an answer
+<version folder>/engine/genai_config.json           context length, vocabulary, padding token
+<version folder>/tokenizer/generation_config.json   which tokens end an answer
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Settings:
                 continue
             minimum = least.get(name, 1)
             if not text.isascii() or not text.isdigit() or int(text) < minimum:
-                raise SettingsError(f"config.pbtxt: parameter {name} is {text!r}; it must be a whole number of at least {minimum}")
+                raise SettingsError(
+                    f"config.pbtxt: parameter {name} is {text!r}; it must be a whole number of at least {minimum}"
+                )
             values[name] = int(text)
         return cls(**values)
 
@@ -84,6 +86,11 @@ class EngineFacts:
             pad_token_id=int(model.get("pad_token_id") or 0),
             eos_token_ids=eos or _ids(model.get("eos_token_id")),
         )
+
+
+def sequence_limit(settings: Settings, facts: EngineFacts) -> int:
+    """The most tokens that a prompt and its answer can have together."""
+    return min(facts.context_length, settings.max_sequence_length or facts.context_length)
 
 
 def engine_overlay(settings: Settings, facts: EngineFacts) -> str:

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnxruntime_genai as og
-
 from llm_errors import Kind, RequestError
 from llm_job import END_OF_ANSWER, Job
 from llm_request import Request

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# A release is never changed, not even by Python's cache.
+# A release is not for Python's cache. (Of this file itself it has been written before this line runs.)
 sys.dont_write_bytecode = True
 
 import onnxruntime_genai as og  # noqa: E402
@@ -39,7 +39,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the engine and the tokenizer; what is wrong with them is the load error that Triton shows."""
         folder = Path(__file__).parent
-        parameters = {name: value["string_value"] for name, value in json.loads(args["model_config"]).get("parameters", {}).items()}
+        parameters = {
+            name: value["string_value"] for name, value in json.loads(args["model_config"]).get("parameters", {}).items()
+        }
         settings = Settings.from_parameters(parameters)
         facts = EngineFacts.read(folder / "engine", folder / "tokenizer")
         tokenizer = Tokenizer(folder / "tokenizer")

@@ -42,7 +42,7 @@ def generate(address: str, model: str = "tiny", **values: Any) -> dict[str, Any]
     """POST /generate."""
     connection = _post(address, f"/v2/models/{model}/generate", values)
     response = connection.getresponse()
-    body = json.loads(response.read())
+    body: dict[str, Any] = json.loads(response.read())
     connection.close()
     if response.status != 200:
         raise Refused(body["error"], response.status)
@@ -63,15 +63,14 @@ def open_stream(address: str, model: str = "tiny", **values: Any) -> Iterator[It
 
     def events() -> Iterator[dict[str, Any]]:
         for line in response:
-            if line.startswith(b"data:"):
-                event = json.loads(line[5:])
+            # What Triton refuses itself, before the model sees it, is no event but a plain JSON body.
+            if line.startswith(b"data:") or (response.status != 200 and line.strip()):
+                event = json.loads(line.removeprefix(b"data:"))
                 if "error" in event:
                     raise Refused(event["error"], response.status)
                 yield event
 
     try:
-        if response.status != 200:
-            raise Refused(json.loads(response.read())["error"], response.status)
         yield events()
     finally:
         response.close()

@@ -1,4 +1,4 @@
-"""One tiny engine and one server for all tests that only ask; the template's modules are importable as Triton's stub sees them."""
+"""One tiny engine and one server for all tests that only ask; the template's modules can be imported here."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _TEMPLATES = {
     "{% if add_generation_prompt %}<|assistant|>{% endif %}",
     "blocks": "{%- for m in messages %}\n    {%- if loop.first %}\n[{{ m.content }}]\n    {% endif %}\n{%- endfor %}\nend",
     "json": "{{ messages | tojson }} {{ messages | tojson(indent=2) }}",
-    "controls": "{% for m in messages %}{% if m.role == 'user' %}{% break %}{% endif %}{{ m.content }}{% endfor %}{{ eos_token }}",
+    "controls": "{% for m in messages %}{% if m.role == 'user' %}{% break %}{% endif %}{{ m.role }}{% endfor %}{{ eos_token }}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "tools": "{% if tools is none and documents is none %}no tools{% endif %}",
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",

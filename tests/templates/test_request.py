@@ -92,7 +92,7 @@ def test_a_wrong_parameter_is_refused_by_name(name: str, value: str) -> None:
     ],
 )
 def test_a_wrong_input_is_refused_by_name(tokenizer: Tokenizer, values: dict[str, Any], message: str) -> None:
-    prompt = {} if not values or values.keys() & {"text_input", "messages"} else {"text_input": "a"}
+    prompt: dict[str, Any] = {} if not values or values.keys() & {"text_input", "messages"} else {"text_input": "a"}
     with pytest.raises(RequestError, match=message):
         _prepare(tokenizer, **prompt, **values)
 

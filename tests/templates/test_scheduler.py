@@ -33,7 +33,7 @@ def served(engine: Path, checkpoint: Path) -> Iterator[Served]:
 def transformer(checkpoint: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    return AutoModelForCausalLM.from_pretrained(checkpoint)
 
 
 def _reference(transformer: Any, request: Request, **options: Any) -> list[int]:
@@ -43,7 +43,7 @@ def _reference(transformer: Any, request: Request, **options: Any) -> list[int]:
     ids = torch.tensor([request.prompt])
     mask = torch.ones_like(ids)
     out = transformer.generate(ids, attention_mask=mask, max_new_tokens=request.max_tokens, do_sample=False, **options)
-    tokens = out[0, len(request.prompt) :].tolist()
+    tokens: list[int] = out[0, len(request.prompt) :].tolist()
     return tokens[:-1] if tokens[-1] == 1 else tokens
 
 
@@ -57,10 +57,8 @@ def _sampled(seed: int | None = None, **values: float) -> Sampling:
 
 
 def test_ragged_requests_side_by_side_get_the_answers_of_transformers(served: Served, transformer: Any) -> None:
-    requests = [
-        Request(prompt=_prompt(seed, length), max_tokens=tokens)
-        for seed, (length, tokens) in enumerate(zip([1, 3, 120, 17, 40, 2, 64, 5, 33, 1, 90, 8], [40, 1, 9, 60, 25, 3] * 2, strict=True))
-    ]
+    lengths, tokens = [1, 3, 120, 17, 40, 2, 64, 5, 33, 1, 90, 8], [40, 1, 9, 60, 25, 3] * 2
+    requests = [Request(prompt=_prompt(i, lengths[i]), max_tokens=tokens[i]) for i in range(12)]
     for request, answer in zip(requests, served.ask_all(requests), strict=True):
         assert answer.tokens == _reference(transformer, request), request
         assert answer.text == served.tokenizer.decode(answer.tokens)
@@ -218,7 +216,7 @@ def test_text_that_cannot_be_made_costs_only_its_request(served: Served, monkeyp
 
 def test_cancelled_requests_end_wherever_they_are_and_free_their_place(engine: Path, checkpoint: Path) -> None:
     with serving(engine, checkpoint, max_concurrent_requests=6, engines=1, max_batch_size=2, slow_path_requests=1) as served:
-        long = {"prompt": _prompt(1, 6), "max_tokens": 900, "min_tokens": 900, "stream": True}
+        long: dict[str, Any] = {"prompt": _prompt(1, 6), "max_tokens": 900, "min_tokens": 900, "stream": True}
         running = [served.ask(Request(**long)) for _ in range(2)]
         waiting = served.ask(Request(**long))
         slow = [served.ask(Request(**long, log_probs=True)) for _ in range(2)]
@@ -248,17 +246,17 @@ def test_more_requests_than_the_limit_are_refused_with_it(engine: Path, checkpoi
 
 def test_without_a_second_path_what_needs_it_is_refused_by_name(engine: Path, checkpoint: Path, transformer: Any) -> None:
     with serving(engine, checkpoint, slow_path_requests=0) as served:
-        needs = {"return_log_probs": {"log_probs": True}, "seed": {"sampling": _sampled(seed=1)}}
+        needs: dict[str, Any] = {"return_log_probs": {"log_probs": True}, "seed": {"sampling": _sampled(seed=1)}}
         for name, values in needs.items():
             with pytest.raises(RequestError, match=f"{name}: switched off on this server"):
-                served.ask(Request(prompt=(0, 5), max_tokens=3, **values))  # type: ignore[arg-type]
+                served.ask(Request(prompt=(0, 5), max_tokens=3, **values))
         request = Request(prompt=_prompt(9, 600), max_tokens=5)
         assert served.ask(request).wait().tokens == _reference(transformer, request)
 
 
 def test_stopping_fails_what_is_outstanding_and_takes_nothing_new(engine: Path, checkpoint: Path) -> None:
     with serving(engine, checkpoint, engines=1, max_batch_size=1) as served:
-        long = {"prompt": _prompt(1, 6), "max_tokens": 900, "min_tokens": 900, "stream": True}
+        long: dict[str, Any] = {"prompt": _prompt(1, 6), "max_tokens": 900, "min_tokens": 900, "stream": True}
         answers = [served.ask(Request(**long)), served.ask(Request(**long)), served.ask(Request(**long, log_probs=True))]
         assert answers[0].began.wait(30)
         began = time.monotonic()
@@ -281,7 +279,7 @@ def test_a_dead_scheduler_answers_with_the_reason_instead_of_hanging(
 
         monkeypatch.setattr(served.scheduler, "_step", broken)
         assert "out of memory" in running.wait(5).error
-        with pytest.raises(RequestError, match="can answer no more requests.*out of memory") as caught:
+        with pytest.raises(RequestError, match=r"can answer no more requests.*out of memory") as caught:
             served.ask(Request(prompt=(0, 5), max_tokens=1))
         assert caught.value.kind is Kind.INTERNAL
         assert served.log == ["the scheduler has died: MemoryError('out of memory')"]
@@ -314,6 +312,6 @@ def test_a_request_whose_engine_failed_starts_alone() -> None:
 def test_pieces_of_a_prompt_are_the_prompt_and_do_not_end_in_padding(seed: int) -> None:
     prompt = np.random.default_rng(seed).integers(0, 4, 40).tolist()
     pieces = [list(piece) for piece in prompt_pieces(prompt, pad=PAD, size=6)]
-    assert sum(pieces, []) == prompt
+    assert [token for piece in pieces for token in piece] == prompt
     assert all(len(piece) <= 6 for piece in pieces)
     assert all(len(piece) == 1 or piece[-1] != PAD for piece in pieces)
