@@ -107,26 +107,26 @@ def attempt(job: Job, plan: Plan, repository: Path) -> Attempt:
     partial = job.workspace.path("partial", f"reports-{reports_key(plan)}-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
-        report = _gate(job, plan, repository, partial)
+        folder = _next_folder(job, plan)
+        report = _gate(job, plan, repository, partial, kept_as=folder)
         write_report(report, partial)
         sync_tree(partial)
-        return Attempt(_keep(job, plan, partial), report)
+        os.rename(partial, folder)
+        return Attempt(folder, report)
     except OSError as error:
         raise explain_os_error(error, "writing the report", WorkspaceError) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _keep(job: Job, plan: Plan, partial: Path) -> Path:
-    """Renames the attempt into place under the next free number."""
+def _next_folder(job: Job, plan: Plan) -> Path:
+    """Where this attempt will lie; the lock keeps others from taking the number."""
     base = job.workspace.path("reports", reports_key(plan))
     base.mkdir(parents=True, exist_ok=True)
-    folder = base / str(1 + max((int(p.name) for p in base.glob("[0-9]*")), default=0))
-    os.rename(partial, folder)
-    return folder
+    return base / str(1 + max((int(p.name) for p in base.glob("[0-9]*")), default=0))
 
 
-def _gate(job: Job, plan: Plan, repository: Path, folder: Path) -> Report:
+def _gate(job: Job, plan: Plan, repository: Path, folder: Path, *, kept_as: Path) -> Report:
     recipe = job.recipe
     findings = validate(repository)
     result: GateResult | None = None
@@ -142,9 +142,14 @@ def _gate(job: Job, plan: Plan, repository: Path, folder: Path) -> Report:
         facts=build_facts(job, plan, content_digest_of(repository)),
         validation=findings.to_json(),
         gate=result,
-        error=error.to_json() if error is not None else None,
+        error=_moved(error.to_json(), folder, kept_as) if error is not None else None,
         served=recipe.checks.served,
     )
+
+
+def _moved(error: dict[str, Any], folder: Path, kept_as: Path) -> dict[str, Any]:
+    """The error with the log's path as it will be when the attempt is kept."""
+    return {k: v.replace(str(folder), str(kept_as)) if isinstance(v, str) else v for k, v in error.items()}
 
 
 def _reference(job: Job, plan: Plan, folder: Path) -> tuple[Reference | None, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enginepress.errors import StoreError, UsageError
+from enginepress.errors import RecipeError, StoreError, UsageError
 from enginepress.files import FileEntry, hash_folder
 from enginepress.locks import Lock
 from enginepress.recipe import Store
@@ -378,7 +378,7 @@ def test_a_store_is_opened_from_a_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("url", "problem"), [("s3://bucket/x", "s3://"), ("file://relative", "not an absolute path")])
 def test_stores_that_cannot_be_opened_say_why(url: str, problem: str) -> None:
-    with pytest.raises(StoreError, match=problem):
+    with pytest.raises(RecipeError, match=problem):
         open_store(Store(url=url))
 
 

@@ -1,0 +1,61 @@
+"""The pipeline as a cluster gets it: what is compiled, and that it holds no secret and nothing that a step could be misled by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from enginepress.steps import STEPS
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from kfp import compiler
+
+    from enginepress.pipelines.build_and_publish import build_and_publish
+
+    path = tmp_path_factory.mktemp("compiled") / "build_and_publish.yaml"
+    compiler.Compiler().compile(build_and_publish, str(path))
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def test_the_pipeline_has_the_nine_steps_in_order(compiled: dict[str, Any]) -> None:
+    tasks = compiled["root"]["dag"]["tasks"]
+    assert set(tasks) == set(STEPS)
+    for before, after in zip(STEPS, STEPS[1:], strict=False):
+        assert before in tasks[after]["dependentTasks"]
+
+
+def test_its_parameters_are_the_recipe_its_digest_and_force(compiled: dict[str, Any]) -> None:
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    assert {name: p["parameterType"] for name, p in parameters.items()} == {
+        "recipe": "STRING",
+        "recipe_digest": "STRING",
+        "force": "BOOLEAN",
+    }
+
+
+def test_no_task_is_cached_or_installs_anything(compiled: dict[str, Any]) -> None:
+    for name, task in compiled["root"]["dag"]["tasks"].items():
+        assert not task.get("cachingOptions", {}).get("enableCache"), name
+    for executor in compiled["deploymentSpec"]["executors"].values():
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_each_component_explains_its_parameters() -> None:
+    import importlib
+
+    for step in STEPS:
+        component = getattr(importlib.import_module(f"enginepress.components.{step}"), step)
+        spec = component.component_spec
+        assert spec.description, step
+        assert all(i.description for i in spec.inputs.values()), step
+
+
+def test_a_run_keeps_the_pipeline_that_it_ran(compiled: dict[str, Any], finished_once: Any) -> None:
+    (kept,) = (finished_once.folder / "workspace" / "runs").glob("*/pipeline.yaml")
+    assert yaml.safe_load(Path(kept).read_text())["root"] == compiled["root"]
