@@ -1,6 +1,6 @@
 """Runs every benchmark and writes docs/benchmarks.md.
 
-    python -m benchmarks.all [--triton-cli PATH] [--folder DIR]
+python -m benchmarks.all [--triton-cli PATH] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
     site = arguments.folder / "up-to-date"
     site.mkdir(exist_ok=True)
     recipe = private_copy(RECIPE, site)
-    subprocess.run([sys.executable, "-m", "enginepress", "run", str(recipe), "-w", str(site / "w")], check=True, capture_output=True)
+    first = [sys.executable, "-m", "enginepress", "run", str(recipe), "-w", str(site / "w")]
+    subprocess.run(first, check=True, capture_output=True)
     times = up_to_date_times(recipe, site / "w")
     nothing, imports = times["enginepress run (up to date)"], times["import kfp, mlflow"]
     return [
@@ -85,7 +86,13 @@ def _serving(times: ServingTimes) -> list[tuple[str, ...]]:
             "at least 0.9",
         ),
         (f"{STREAMS} streams at a time, together", f"{eight:.1f} tokens/s", "one stream", f"{eight / single:.2f}", "at least 2"),
-        ("a 4-token request beside a 200-token one", f"{short:.1%} of its time", "the 200-token request", f"{short:.3f}", "at most 0.1"),
+        (
+            "a 4-token request beside a 200-token one",
+            f"{short:.1%} of its time",
+            "the 200-token request",
+            f"{short:.3f}",
+            "at most 0.1",
+        ),
     ]
 
 
@@ -95,13 +102,14 @@ def _page(rows: list[tuple[str, ...]], run: FullRun, command: str) -> str:
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.steps.items())
     return f"""# Benchmarks
 
-One run of `{command}` on {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, medians, in alternating order.
-Ratios carry further than seconds. `benchmarks/` says how each was measured.
+One run of `{command}` on {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}.
+Medians, measured in alternating order; ratios carry further than seconds. `benchmarks/` says how each was measured.
 
 {chr(10).join(lines)}
 
-The full run's steps, in seconds: {steps}. The rest, {run.seconds - run.work:.1f} s, is starting the command and importing kfp, and for
-each of the nine tasks a shell, an interpreter and kfp's executor.
+The full run's steps, in seconds: {steps}.
+The rest, {run.seconds - run.work:.1f} s, is starting the command and importing kfp, and for each of the nine tasks a shell, an
+interpreter and kfp's executor.
 """
 
 

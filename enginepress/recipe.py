@@ -65,9 +65,7 @@ class Source(_Section):
         description="hf://org/name[@revision] or file:///folder (file://relative is taken from the recipe's folder).",
         pattern=r"^(hf|ngc|s3|file)://.+",
     )
-    token: SecretReference | None = Field(
-        None, description="Environment reference, as ${NAME}. HF_TOKEN is used by itself."
-    )
+    token: SecretReference | None = Field(None, description="Environment reference, as ${NAME}. HF_TOKEN is used by itself.")
     allow_pickle: bool = Field(False, description="Accept checkpoints in pickle files, which can run code when they are read.")
     trust_remote_code: bool = Field(False, description="Let the checkpoint's own Python code be downloaded and run.")
 
@@ -124,9 +122,7 @@ class Prompt(_Section):
     """One prompt that the gate asks."""
 
     text: str | None = Field(None, min_length=1, description="The prompt. Either this or messages.")
-    messages: list[dict[str, str]] | None = Field(
-        None, min_length=1, description="A chat: role and content. Or text."
-    )
+    messages: list[dict[str, str]] | None = Field(None, min_length=1, description="A chat: role and content. Or text.")
     max_tokens: int = Field(32, ge=1, le=100_000)
     pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
         None, description="A regular expression that must be found in the answer."
@@ -145,9 +141,7 @@ class Load(_Section):
     concurrency: int = Field(4, ge=1, le=1024, description="Requests at a time.")
     requests: int = Field(16, ge=1, le=100_000, description="Requests in all.")
     max_tokens: int = Field(32, ge=1, le=100_000, description="Tokens asked for per request.")
-    max_first_token_ms: float | None = Field(
-        None, gt=0, description="Limit for the median, one request at a time."
-    )
+    max_first_token_ms: float | None = Field(None, gt=0, description="Limit for the median, one request at a time.")
     min_tokens_per_second: float | None = Field(None, gt=0, description="Floor for all requests together.")
     min_requests_per_second: float | None = Field(None, gt=0)
 

@@ -18,7 +18,8 @@ def problems() -> list[str]:
             "Ubuntu 24.04 has 3.12) and name it: make PYTHON=python3.11 ..."
         )
     if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
-        found.append(f"the Triton wheel and ONNX Runtime GenAI need Linux on x86-64; this is {platform.system()} on {platform.machine()}.")
+        this = f"{platform.system()} on {platform.machine()}"
+        found.append(f"the Triton wheel and ONNX Runtime GenAI need Linux on x86-64; this is {this}.")
     else:
         name, version = platform.libc_ver()
         if name == "glibc" and tuple(int(p) for p in version.split(".")[:2]) < (2, 35):

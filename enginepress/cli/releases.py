@@ -16,7 +16,7 @@ def releases(target: str, as_json: bool) -> None:
     """List the releases of TARGET: a recipe file, or STORE/MODEL such as file:///srv/models/tiny-llama."""
     from enginepress.steps.overview import overview
 
-    rows = [row for row in overview(load_target(target))]
+    rows = overview(load_target(target))
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return

@@ -41,7 +41,9 @@ def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metr
         server = channel_server(recipe, name, log=log or Path(scratch) / "server.log", choose_ports=ports)
         click.echo(f"starting Triton on channel {name} of {recipe.name} ...", err=True)
         with server:
-            click.echo(f"serving {recipe.name}: http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics")
+            click.echo(
+                f"serving {recipe.name}: http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics"
+            )
             click.echo(
                 f"""try:  curl -s http://{server.http}/v2/models/{recipe.name}/generate """
                 """-d '{"text_input": "Hello", "max_tokens": 20}'"""

@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
-    from enginepress.steps.report import Report
     from enginepress.run.local import RunResult
+    from enginepress.steps.report import Report
     from enginepress.workspace import Workspace
 
 
@@ -61,7 +61,8 @@ def print_gate(report: Report) -> None:
     check: CheckResult
     for check in gate.checks:
         mark = click.style("✔", fg="green") if check.passed else click.style("✘", fg="red")
-        click.echo(f"    {mark} {check.name}: {check.measured} (wanted: {check.wanted}){' ' + check.detail if check.detail else ''}")
+        detail = f" {check.detail}" if check.detail else ""
+        click.echo(f"    {mark} {check.name}: {check.measured} (wanted: {check.wanted}){detail}")
     prompt: PromptResult
     for prompt in gate.prompts:
         asked = prompt.text if prompt.text is not None else " / ".join(m["content"] for m in prompt.messages or ())

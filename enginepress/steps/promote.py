@@ -52,7 +52,7 @@ def move_channel(
     who: str,
     why: str,
     default_uri: str,
-    expect: int | None | EllipsisType = ...,
+    expect: int | EllipsisType | None = ...,
 ) -> None:
     """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
 
@@ -79,7 +79,7 @@ def move_channel(
 
 
 def activate(
-    store: FileStore, model: str, channel: str, number: int, *, who: str, why: str, expect: int | None | EllipsisType = ...
+    store: FileStore, model: str, channel: str, number: int, *, who: str, why: str, expect: int | EllipsisType | None = ...
 ) -> None:
     """Points a channel of one store to a release, placed for the path at which the store's readers will see it."""
     repository = store.repository(model, number)

@@ -12,8 +12,8 @@ from typing import Any
 
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry, Registration
-from enginepress.steps.report import Report, write_report
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.report import Report, write_report
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace

@@ -22,7 +22,6 @@ from typing import Any
 from enginepress.errors import EnginepressError, GateError, RecipeError, WorkspaceError
 from enginepress.files import explain_os_error, sync_tree
 from enginepress.recipe import Recipe
-from enginepress.steps.report import Report, write_report
 from enginepress.repository.place import content_digest_of
 from enginepress.repository.validate import validate
 from enginepress.serving.gate import run_gate
@@ -31,6 +30,7 @@ from enginepress.serving.live_reference import live_reference
 from enginepress.serving.reference import Reference, read_reference
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.report import Report, write_report
 from enginepress.stores.open import open_store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from enginepress.steps import STEPS
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from kfp import compiler
-
     from enginepress.pipelines.build_and_publish import build_and_publish
+    from kfp import compiler
 
     path = tmp_path_factory.mktemp("compiled") / "build_and_publish.yaml"
     compiler.Compiler().compile(build_and_publish, str(path))
@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_pipeline_has_the_nine_steps_in_order(compiled: dict[str, Any]) -> None:
     tasks = compiled["root"]["dag"]["tasks"]
     assert set(tasks) == set(STEPS)
-    for before, after in zip(STEPS, STEPS[1:], strict=False):
+    for before, after in pairwise(STEPS):
         assert before in tasks[after]["dependentTasks"]
 
 
