@@ -1,6 +1,8 @@
 """The pipeline that builds and publishes one recipe: on a laptop by kfp's local runner, on a cluster by Kubeflow Pipelines.
 
     resolve ─► download ─► convert ─► build ─► assemble ─► verify ─► publish ─► register ─► promote
+
+Wiring only: what a step does stands in `enginepress.steps`.
 """
 
 from kfp import dsl
