@@ -17,7 +17,7 @@ def verify(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.verify import verify
     from enginepress.steps.task import step_task
+    from enginepress.steps.verify import verify
 
     return step_task("verify", verify, recipe, recipe_digest, plan)

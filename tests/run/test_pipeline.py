@@ -14,8 +14,9 @@ from enginepress.steps import STEPS
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from enginepress.pipelines.build_and_publish import build_and_publish
     from kfp import compiler
+
+    from enginepress.pipelines.build_and_publish import build_and_publish
 
     path = tmp_path_factory.mktemp("compiled") / "build_and_publish.yaml"
     compiler.Compiler().compile(build_and_publish, str(path))
