@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,3 +227,30 @@ def test_a_model_without_its_tokenizer_says_so_when_it_is_loaded(checkpoint: Pat
     with pytest.raises(ServerError) as caught, TritonServer(tmp_path / "models", log=tmp_path / "log", exit_timeout_s=0):
         pass
     assert "tokenizer.json: is missing" in str(caught.value)
+
+
+def _examples(language: str) -> list[str]:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def _run_example(server: TritonServer, argv: list[str], example: str) -> str:
+    for written, real in (("localhost:8000", server.http), ("localhost:8001", server.grpc), ("my-model", "tiny")):
+        example = example.replace(written, real)
+    done = subprocess.run([*argv, example], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_curl_commands_answer(server: TritonServer) -> None:
+    whole, streamed, chat = (_run_example(server, ["sh", "-c"], example) for example in _examples("sh"))
+    events = [json.loads(line[5:]) for line in streamed.splitlines() if line.startswith("data:")]
+    assert json.loads(whole)["text_output"] == text_of(events)
+    assert len(json.loads(chat)["output_log_probs"]) == json.loads(chat)["output_token_count"]
+
+
+def test_the_documented_python_client_prints_the_answer(server: TritonServer) -> None:
+    (example,) = _examples("python")
+    answer = generate(server.http, text_input="Once upon a time", max_tokens=20)["text_output"]
+    assert _run_example(server, [sys.executable, "-c"], example) == answer
