@@ -52,12 +52,12 @@ def app() -> None:
 def run_app(command: click.Command) -> None:
     """Runs a command and ends the process: 0 done, 1 failed work, 2 wrong recipe, source or usage, 130 interrupted."""
     try:
-        command.main(prog_name="enginepress", standalone_mode=False)
+        # Without standalone mode click returns the status of a `ctx.exit(n)` instead of ending with it.
+        status = command.main(prog_name="enginepress", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except EnginepressError as error:
         _print_error(error)
         sys.exit(error.exit_status)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
