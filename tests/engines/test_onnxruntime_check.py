@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginepress.engines import get_builder
-from enginepress.engines.onnxruntime_support import FAMILIES, REFUSED
+from enginepress.engines.onnxruntime.support import FAMILIES, REFUSED
 from enginepress.errors import EnginepressError, RecipeError, SourceError, UnsupportedModelError
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.comparison import recipe

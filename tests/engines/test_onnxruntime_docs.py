@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginepress.engines.onnxruntime_support import ACTIVATIONS, FAMILIES, PRECISIONS, REFUSED
+from enginepress.engines.onnxruntime.support import ACTIVATIONS, FAMILIES, PRECISIONS, REFUSED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "onnxruntime.md").read_text(encoding="utf-8")
 

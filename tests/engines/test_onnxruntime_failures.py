@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginepress.engines.onnxruntime_failures import build_failure, unfound_weights
+from enginepress.engines.onnxruntime.failures import build_failure, unfound_weights
 
 
 @pytest.mark.parametrize(

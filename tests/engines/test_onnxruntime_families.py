@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from enginepress.engines.onnxruntime_support import FAMILIES
+from enginepress.engines.onnxruntime.support import FAMILIES
 from enginepress.errors import BuildError, UnsupportedModelError
 from tests.engines.checkpoints import make_checkpoint
 from tests.engines.comparison import build, compare

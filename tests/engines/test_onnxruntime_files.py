@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from enginepress.engines.onnxruntime_files import (
+from enginepress.engines.onnxruntime.files import (
     adapted_config,
     finish_engine,
     served_settings,
     shares_embeddings,
     view_checkpoint,
 )
-from enginepress.engines.onnxruntime_model import ModelConfig, read_model_config
+from enginepress.engines.onnxruntime.model import ModelConfig, read_model_config
 from enginepress.errors import BuildError, SourceError
 from enginepress.recipe import Limits
 from tests.engines.checkpoints import make_checkpoint, safetensors_bytes

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginepress.report import report_markdown, seconds_text, verdict, write_report_files
-from enginepress.report_charts import Bar, bars, histogram
-from enginepress.report_html import MAX_COMPARED_WORDS, marked_difference, report_html
+from enginepress.report.charts import Bar, bars, histogram
+from enginepress.report.html import MAX_COMPARED_WORDS, marked_difference, report_html
 from enginepress.serving.client import Answer
 from enginepress.serving.gate_result import CheckResult, GateResult, PromptResult
 from enginepress.serving.load import summarise

@@ -1,6 +1,6 @@
 """Load: speed against the engine called directly, fairness, and many requests over a long time.
 
-A model of 68 million random parameters, in int8, so that the engine is what takes the time.
+A model of 128 million random parameters, in int8, so that the engine is what takes the time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     size: dict[str, Any] = {
         "hidden_size": 1024,
         "intermediate_size": 2816,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 12,
         "num_attention_heads": 16,
         "head_dim": 64,
     }
@@ -49,28 +49,25 @@ def loaded(large: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         yield server
 
 
-def _direct(engine: Path, tokens: int) -> float:
-    """Tokens a second of one stream in the engine, without anything around it."""
+def _direct(model: Any, tokens: int) -> float:
+    """Tokens a second of one stream in an engine, without anything around it."""
     import numpy as np
     import onnxruntime_genai as og
 
-    model = og.Model(str(engine))
-    rates = []
-    for _ in range(4):
-        direct = og.Engine(model)
-        events = direct.create_event_buffer(4)
-        row = direct.create_request()
-        options = og.TurnOptions(row)
-        options.set_max_generated_tokens(tokens)
-        options.set_min_generated_tokens(tokens)
-        options.set_do_sample(False)
-        row.begin_turn(np.arange(5, 30, dtype=np.int32), options)
-        began = time.monotonic()
-        while direct.has_pending_requests():
-            direct.run(events)
-        rates.append(tokens / (time.monotonic() - began))
-        row.close()
-    return max(rates[1:])
+    direct = og.Engine(model)
+    events = direct.create_event_buffer(4)
+    row = direct.create_request()
+    options = og.TurnOptions(row)
+    options.set_max_generated_tokens(tokens)
+    options.set_min_generated_tokens(tokens)
+    options.set_do_sample(False)
+    began = time.monotonic()
+    row.begin_turn(np.arange(5, 30, dtype=np.int32), options)
+    while direct.has_pending_requests():
+        direct.run(events)
+    seconds = time.monotonic() - began
+    row.close()
+    return tokens / seconds
 
 
 def _together(server: TritonServer, streams: int, tokens: int, rounds: int = 3) -> float:
@@ -88,13 +85,22 @@ def _together(server: TritonServer, streams: int, tokens: int, rounds: int = 3) 
 
 
 def test_one_stream_through_triton_is_nearly_as_fast_as_the_engine(loaded: TritonServer, large: tuple[Path, Path]) -> None:
-    shares = [_together(loaded, 1, 96) / _direct(large[1], 96) for _ in range(3)]
-    assert max(shares) >= 0.9, shares
+    import onnxruntime_genai as og
+
+    model = og.Model(str(large[1]))
+    _direct(model, 8)
+    # In turn, since other work on the machine comes and goes.
+    pairs = [(_together(loaded, 1, 64, rounds=1), _direct(model, 64)) for _ in range(9)]
+    served, direct = (statistics.median(rates) for rates in zip(*pairs, strict=True))
+    print("MEAS", served, direct)
+    assert served >= 0.9 * direct, pairs
 
 
 def test_eight_streams_together_get_at_least_twice_the_tokens_of_one(loaded: TritonServer) -> None:
-    gains = [_together(loaded, 8, 96) / _together(loaded, 1, 96) for _ in range(3)]
-    assert max(gains) >= 2, gains
+    pairs = [(_together(loaded, 8, 64), _together(loaded, 1, 64, rounds=1)) for _ in range(5)]
+    eight, one = (statistics.median(rates) for rates in zip(*pairs, strict=True))
+    print("MEAS", eight, one)
+    assert eight >= 2 * one, pairs
 
 
 def test_a_short_request_beside_a_long_one_takes_a_tenth_of_its_time_at_most(loaded: TritonServer) -> None:

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from enginepress.engines.onnxruntime_model import ModelConfig
-from enginepress.engines.onnxruntime_support import FAMILIES
+from enginepress.engines.onnxruntime.model import ModelConfig
+from enginepress.engines.onnxruntime.support import FAMILIES
 from enginepress.errors import BuildError, SourceError
 from enginepress.files import CHUNK_BYTES
 from enginepress.recipe import Limits

@@ -13,8 +13,8 @@ from html import escape
 from typing import Any
 
 from enginepress.report import fact_rows, key_figures, prompt_text, seconds_text, verdict
-from enginepress.report_charts import Bar, bars, histogram
-from enginepress.report_style import STYLE
+from enginepress.report.charts import Bar, bars, histogram
+from enginepress.report.style import STYLE
 from enginepress.serving.gate_result import percent
 
 # Beyond this a difference is marked from its first place to the end, as comparing word by word would take minutes.

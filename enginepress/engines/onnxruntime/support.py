@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from enginepress.engines.onnxruntime_model import ModelConfig, whole_number
+from enginepress.engines.onnxruntime.model import ModelConfig, whole_number
 
 Verified = Literal["exact", "close"]
 Rule = Callable[[ModelConfig], "str | None"]

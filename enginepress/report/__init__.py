@@ -29,7 +29,7 @@ def write_report_files(report: Mapping[str, Any], folder: Path) -> list[Path]:
     Raises:
         OSError: if the folder cannot be written.
     """
-    from enginepress.report_html import report_html
+    from enginepress.report.html import report_html
 
     texts = {
         JSON_NAME: json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n",

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.engines import Builder, can_build
-from enginepress.engines.onnxruntime_failures import build_failure, unfound_weights
-from enginepress.engines.onnxruntime_files import finish_engine, shares_embeddings, view_checkpoint
-from enginepress.engines.onnxruntime_model import WHERE, ModelConfig, architecture_of, read_model_config
-from enginepress.engines.onnxruntime_support import FAMILIES, PRECISIONS, REFUSED, refusal
+from enginepress.engines.onnxruntime.failures import build_failure, unfound_weights
+from enginepress.engines.onnxruntime.files import finish_engine, shares_embeddings, view_checkpoint
+from enginepress.engines.onnxruntime.model import WHERE, ModelConfig, architecture_of, read_model_config
+from enginepress.engines.onnxruntime.support import FAMILIES, PRECISIONS, REFUSED, refusal
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.process import run_logged
 from enginepress.recipe import Recipe
