@@ -20,7 +20,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,10 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
     if failure is not None:
         raise _explained(failure, steps, folder)
     seconds = (datetime.datetime.now() - started).total_seconds()
-    facts = steps[-1]["facts"]
-    plan, _ = plan_of(recipe, workspace.path("cache"), run)
+    plan = replace(Plan(**steps[0]["facts"]), release=steps[-1]["facts"]["release"])
     return RunResult(
         up_to_date=False,
-        release=facts["release"],
+        release=plan.release,
         plan=plan,
         run=run,
         seconds=seconds,

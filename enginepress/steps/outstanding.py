@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enginepress.recipe import Recipe
 from enginepress.steps.job import Plan
-from enginepress.steps.promote import promotion_record
-from enginepress.steps.register import RECORD as REGISTRATION
+from enginepress.steps.promote import unmoved
+from enginepress.steps.register import is_registered
 from enginepress.steps.verify import checks_record
 from enginepress.stores.open import open_store
 
@@ -20,13 +20,9 @@ def outstanding(recipe: Recipe, plan: Plan) -> list[str]:
     if primary.read_record(name, number, checks_record(plan)) is None:
         missing.append(f"gate release {number} by these checks")
     missing += [f"publish release {number} to {s.url}" for s in others if number not in s.numbers(name)]
-    if primary.read_record(name, number, REGISTRATION) is None:
+    if not is_registered(recipe, primary, number):
         missing.append(f"register release {number}")
-    missing += [
-        f"promote release {number} to {channel}"
-        for channel in recipe.channels
-        if primary.read_record(name, number, promotion_record(channel)) is None
-    ]
+    missing += [f"promote release {number} to {channel} in {store.url}" for store, channel in unmoved(recipe, number)]
     return missing
 
 

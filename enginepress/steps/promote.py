@@ -23,21 +23,34 @@ from enginepress.stores.open import open_store
 
 
 def promote(job: Job, plan: Plan) -> dict[str, Any]:
-    primary = open_store(job.recipe.stores[0])
-    number = published_release(primary, job.recipe.name, plan)
+    recipe = job.recipe
+    primary = open_store(recipe.stores[0])
+    number = published_release(primary, recipe.name, plan)
+    who, why = operator(), f"run {job.run}"
     moved = []
-    for channel in job.recipe.channels:
-        if primary.read_record(job.recipe.name, number, promotion_record(channel)) is None:
-            move_channel(
-                job.recipe,
-                channel,
-                number,
-                who=operator(),
-                why=f"run {job.run}",
-                default_uri=default_tracking_uri(job.workspace),
-            )
+    for store, channel in unmoved(recipe, number):
+        if store.url == primary.url:
+            move_channel(recipe, channel, number, who=who, why=why, default_uri=default_tracking_uri(job.workspace))
             moved.append(channel)
+        elif store.channel(recipe.name, channel) != number:
+            activate(store, recipe.name, channel, number, who=who, why=why)
     return {"release": number, "moved": moved}
+
+
+def unmoved(recipe: Recipe, number: int) -> list[tuple[FileStore, str]]:
+    """Stores and channels that this release has still to be promoted to.
+
+    In the primary store that is a channel which never was moved to this release. Another store follows the primary: it
+    lacks a channel if the primary's is on this release and its own is not there at all.
+    """
+    primary, *others = (open_store(s) for s in recipe.stores)
+    found = []
+    for channel in recipe.channels:
+        if primary.read_record(recipe.name, number, promotion_record(channel)) is None:
+            found.append((primary, channel))
+        elif primary.channel(recipe.name, channel) == number:
+            found += [(store, channel) for store in others if store.channel(recipe.name, channel) is None]
+    return found
 
 
 def promotion_record(channel: str) -> str:
@@ -61,7 +74,7 @@ def move_channel(
 
     Raises:
         StoreError: if a store does not have the release, or cannot be written.
-        RegistryError: if only the alias could not be moved; `enginepress doctor --repair` moves it.
+        RegistryError: if only the alias could not be moved; the next run or `enginepress doctor --repair` moves it.
     """
     stores = [open_store(s) for s in recipe.stores]
     for store in stores:
@@ -72,10 +85,12 @@ def move_channel(
                 fix=f"`enginepress releases` lists what is there: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
             )
     for store in stores:
-        expected = expect if store is stores[0] else ...
-        activate(store, recipe.name, channel, number, who=who, why=why, expect=expected)
-    stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+        if store.channel(recipe.name, channel) != number:
+            expected = expect if store is stores[0] else ...
+            activate(store, recipe.name, channel, number, who=who, why=why, expect=expected)
     MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
+    # Last, so that a run that could not move the alias tries again.
+    stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
 
 
 def activate(

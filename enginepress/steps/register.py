@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from enginepress.mlflow_access import shown
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry, Registration
 from enginepress.steps.job import Job, Plan
@@ -25,10 +26,19 @@ def register(job: Job, plan: Plan) -> dict[str, Any]:
     """Raises RegistryError if the registry cannot be reached or refuses."""
     primary = open_store(job.recipe.stores[0])
     number = published_release(primary, job.recipe.name, plan)
-    if primary.read_record(job.recipe.name, number, RECORD):
+    if is_registered(job.recipe, primary, number):
         return {"skipped": f"release {number} is registered already", "release": number}
     registration = register_release(job.recipe, primary, number, default_uri=default_tracking_uri(job.workspace))
     return {"release": number, "model_version": registration.model_version, "tracking_uri": registration.tracking_uri}
+
+
+def is_registered(recipe: Recipe, store: FileStore, number: int) -> bool:
+    """Whether the release's record says that it is registered where the recipe wants it, with the stores that it names."""
+    record = store.read_record(recipe.name, number, RECORD)
+    if record is None or record["stores"] != [s.url for s in recipe.stores]:
+        return False
+    wanted = recipe.registry.tracking_uri
+    return wanted is None or record["tracking_uri"] == shown(wanted)
 
 
 def published_release(store: FileStore, model: str, plan: Plan) -> int:
@@ -45,7 +55,10 @@ def default_tracking_uri(workspace: Workspace) -> str:
 
 
 def register_release(recipe: Recipe, store: FileStore, number: int, *, default_uri: str) -> Registration:
-    """Registers a published release and leaves a record of it in the store. Doing it twice is doing it once."""
+    """Registers a published release, with the aliases of channels that are on it, and leaves a record of it in the store.
+
+    Doing it twice is doing it once.
+    """
     manifest = store.manifest(recipe.name, number)
     report = newest_report(store, recipe.name, number)
     registry = MlflowRegistry(recipe.registry, default_uri=default_uri)
@@ -61,12 +74,16 @@ def register_release(recipe: Recipe, store: FileStore, number: int, *, default_u
             step_seconds=report.facts.get("step_seconds", {}) if report is not None else {},
             report_files=files,
         )
-    store.write_record(
-        recipe.name,
-        number,
-        RECORD,
-        {"model_version": registration.model_version, "run_id": registration.run_id, "tracking_uri": registration.tracking_uri},
-    )
+    for channel, pointed in store.channels(recipe.name).items():
+        if pointed == number:
+            registry.set_alias(recipe.name, channel, number)
+    record = {
+        "model_version": registration.model_version,
+        "run_id": registration.run_id,
+        "tracking_uri": registration.tracking_uri,
+        "stores": [s.url for s in recipe.stores],
+    }
+    store.write_record(recipe.name, number, RECORD, record)
     return registration
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from enginepress.canonical import parameter_json
@@ -76,5 +77,6 @@ def _recorded(job: Job, name: str, work: Callable[[], Result]) -> Result:
             status="failed", error={"type": "bug", "message": f"{type(error).__name__}: {error}", "trace": trace}, exit_status=1
         )
         sys.exit(1)
-    leave(status="done", facts=result if isinstance(result, dict) else {})
+    facts = asdict(result) if isinstance(result, Plan) else result
+    leave(status="done", facts=facts)
     return result

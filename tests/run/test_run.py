@@ -73,14 +73,28 @@ def test_a_new_channel_and_a_new_store_are_served_without_a_rebuild(
     result = run_json(recipe)
     assert result["release"] == 1
     steps = {p.stem: json.loads(p.read_text()) for p in (finished.folder / "workspace" / "runs" / result["run"]).glob("*.json")}
-    for step in ("download", "convert", "build", "assemble", "verify", "register"):
+    for step in ("download", "convert", "build", "assemble", "verify"):
         assert "skipped" in steps[step]["facts"]
     assert steps["promote"]["facts"]["moved"] == ["production"]
+    assert steps["register"]["facts"]["model_version"] == 1, "the same version, now with both stores"
+    assert run_json(recipe)["up_to_date"]
     for store in ("store", "second"):
-        link = finished.folder / store / "tiny" / "channels" / "production"
-        assert (link / "tiny" / "1" / "model.py").exists()
+        for channel in ("candidate", "production"):
+            link = finished.folder / store / "tiny" / "channels" / channel
+            assert (link / "tiny" / "1" / "model.py").exists()
     first, second = (finished.folder / s / "tiny" / "releases" / "1" / "repository" for s in ("store", "second"))
     assert content_digest_of(first) == content_digest_of(second)
+
+
+def test_another_registry_gets_the_release_and_its_aliases_without_a_rebuild(finished: Finished, checkpoint: Path) -> None:
+    from enginepress.recipe_file import load_recipe
+    from enginepress.registry import MlflowRegistry
+
+    uri = f"sqlite:///{finished.folder}/other.db"
+    recipe = write_recipe(finished.folder, checkpoint, registry={"tracking_uri": uri})
+    assert run_json(recipe)["release"] == 1
+    assert MlflowRegistry(load_recipe(recipe).registry, default_uri=uri).alias("tiny", "candidate") == 1
+    assert run_json(recipe)["up_to_date"]
 
 
 def test_stricter_checks_run_the_gate_again_and_nothing_else(finished: Finished, checkpoint: Path) -> None:
