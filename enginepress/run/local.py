@@ -7,7 +7,7 @@ What kfp's local runner does not do for us (measured with kfp 2.17):
 - it deletes its own workspace folder after each run, so it never learns ours: tasks find it by their environment;
 - its tasks outlive it when it is killed: they watch this process and end with it (`steps.task.OWNER`);
 - its error says only that a task failed: the tasks leave their errors in `runs/<run>/`, and they are read back here;
-- it leaves its task's program in the temporary folder: that folder is ours, and removed.
+- it leaves its tasks' programs in the temporary folder: they get one of ours, which is removed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import BuildError, EnginepressError, error_from_json
-from enginepress.process import identity, last_lines
+from enginepress.process import identity, last_lines, process_start
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import travelling_json
 from enginepress.steps import STEPS
@@ -37,6 +38,8 @@ from enginepress.workspace import ENVIRONMENT, Workspace
 
 KEPT_RUNS = 50
 """Folders in `runs/` that are kept."""
+
+_SCRATCH = "enginepress-run-"
 
 Follow = Callable[[str, str, str], None]
 """Called with a step's name, its status (`running`, `done`, `failed`) and what it says."""
@@ -99,20 +102,19 @@ def _up_to_date(recipe: Recipe, workspace: Workspace, run: str) -> RunResult | N
 
 def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, follow: Follow | None) -> RunResult:
     folder = workspace.path("runs", run)
-    (folder / "tmp").mkdir(parents=True)
+    folder.mkdir(parents=True)
     _forget_old_runs(workspace)
-    environment = {
-        ENVIRONMENT: str(workspace.root.resolve()),
-        OWNER: identity(),
-        RUN: run,
-        "TMPDIR": str(folder / "tmp"),
-    }
     started = datetime.datetime.now()
-    with _following(folder, follow), _environment(environment):
-        failure = _kfp_run(recipe, folder, force)
+    with _scratch() as scratch:
+        environment = {
+            ENVIRONMENT: str(workspace.root.resolve()),
+            OWNER: identity(),
+            RUN: run,
+            "TMPDIR": str(scratch),
+        }
+        with _following(folder, follow), _environment(environment):
+            failure = _kfp_run(recipe, folder, scratch / "kfp", force)
     steps = [r for s in STEPS if (r := workspace.read_json("runs", run, f"{s}.json")) is not None]
-    shutil.rmtree(folder / "tmp", ignore_errors=True)
-    shutil.rmtree(folder / "kfp", ignore_errors=True)
     if failure is not None:
         raise _explained(failure, steps, folder)
     seconds = (datetime.datetime.now() - started).total_seconds()
@@ -128,7 +130,7 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
     )
 
 
-def _kfp_run(recipe: Recipe, folder: Path, force: bool) -> Exception | None:
+def _kfp_run(recipe: Recipe, folder: Path, root: Path, force: bool) -> Exception | None:
     """Compiles the pipeline and runs what was compiled. Everything that kfp and the tasks print goes to a log."""
     with open(folder / "pipeline.log", "a", buffering=1) as log, contextlib.redirect_stdout(log):
         from kfp import compiler, components, local
@@ -138,12 +140,30 @@ def _kfp_run(recipe: Recipe, folder: Path, force: bool) -> Exception | None:
         package = folder / "pipeline.yaml"
         compiler.Compiler().compile(build_and_publish, str(package))
         pipeline = components.load_component_from_file(str(package))
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), raise_on_error=True)
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
         try:
             pipeline(recipe=travelling_json(recipe), recipe_digest=recipe.digest(), force=force)
         except Exception as error:
             return error
     return None
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for what tasks and the runner keep while they work, named after this process.
+
+    It lies in the system's temporary folder: the runner rewrites the word python3 in paths and opens `{{$`, and Triton trips
+    over spaces, and a workspace may have any name. What killed runs left there is removed.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        pid, _, start = left.name.removeprefix(_SCRATCH).rpartition("-")[0].partition("-")
+        if pid.isdigit() and process_start(int(pid)) != start:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{identity().replace(':', '-')}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explained(failure: Exception, steps: list[dict[str, Any]], folder: Path) -> EnginepressError:

@@ -167,6 +167,13 @@ def test_an_unreachable_registry_leaves_the_release_published_and_doctor_finishe
     assert not result["up_to_date"], "the channel was not moved yet"
 
 
+def test_a_place_with_an_odd_name_is_a_place_like_others(tmp_path: Path, checkpoint: Path) -> None:
+    """kfp's local runner rewrites `python3` in parameters, and opens `{{$`; Triton trips over spaces."""
+    recipe = write_recipe(tmp_path / "a python3 site, it's {{$.odd}} ünd so", checkpoint)
+    assert run_json(recipe)["release"] == 1
+    assert run_json(recipe)["up_to_date"]
+
+
 def test_two_runs_at_once_make_one_release(tmp_path: Path, checkpoint: Path) -> None:
     import subprocess
     import sys
