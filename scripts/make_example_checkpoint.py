@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "examples" / "checkpoints"
 
-STEPS = 2000
+STEPS = 1600
 LENGTH = 512
 BATCH_TOKENS = 3 * LENGTH
-CUTS = (0.0, 0.15, 0.4)
+CUTS = (0.0, 0.25, 0.6)
 """Chances that a section is cut after a sentence; each time one of them is drawn for the section."""
-NOISE = 0.06
+NOISE = 0.03
 """Share of the tokens that the model reads wrong: it learns to find back into its text from a prompt that is not in it."""
 PEAK_RATE, WARMUP = 3e-3, 80
 

@@ -22,8 +22,8 @@ TYPOGRAPHY = {
 }  # fmt: skip
 UNDERLINE = re.compile(r"[*=\-~^]{3,}")
 SIGNATURE = re.compile(r"(?:(?:class|static|classmethod|async|coroutine|exception) )*([A-Za-z_][\w.]*)(?:\(.*)?")
-LEFT_OUT = {"debugger", "formatstrings", "string-methods", "typesmapping", "typesseq"}
-"""Parts of the library's manual, each long: the text is kept small, so that a small model can learn it."""
+LEFT_OUT = {"comparisons", "debugger", "formatstrings", "specialnames", "string-methods", "types", "typesmapping", "typesseq"}
+"""The longest parts but one, and what shares their text is left out with them: a small model is to learn all that stays."""
 NOTES = (
     "New in version",
     "Changed in version",
@@ -38,7 +38,8 @@ NOTES = (
 
 
 def main() -> int:
-    sections = deduplicated(sections_of({name: text for name, text in topics.items() if name not in LEFT_OUT}))
+    known = {paragraph for name in LEFT_OUT for _, paragraphs in sections_of({name: topics[name]}) for paragraph in paragraphs}
+    sections = deduplicated(sections_of({n: t for n, t in topics.items() if n not in LEFT_OUT}), seen=known)
     sys.stdout.write("\n\n".join("\n\n".join([f"# {heading}", *paragraphs]) for heading, paragraphs in sections) + "\n")
     return 0
 
@@ -104,8 +105,8 @@ def is_prose(text: str) -> bool:
     )
 
 
-def deduplicated(sections: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    seen: set[str] = set()
+def deduplicated(sections: Iterator[tuple[str, list[str]]], *, seen: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each paragraph once, and none of `seen`; sections without any that is left are gone."""
     for heading, paragraphs in sections:
         fresh = [p for p in dict.fromkeys(paragraphs) if p not in seen]
         seen.update(fresh)
