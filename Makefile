@@ -19,10 +19,10 @@ run: $(READY)
 	$(BIN)/enginepress run $(RECIPE) --workspace $(WORKSPACE)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not root"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not root"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest --timeout 1800
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800
 
 lint: $(READY)
 	$(BIN)/ruff check .

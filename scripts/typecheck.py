@@ -1,7 +1,8 @@
-"""Runs mypy over the package as it installs.
+"""Runs mypy over the package as it installs, and over each model repository template as it runs.
 
-Three of its folders stand at the top of the repository and become subpackages only at installation, which mypy cannot see.
-So the package is laid out once more from links, and mypy is shown that.
+Three of the package's folders stand at the top of the repository and become subpackages only at installation, which mypy
+cannot see: so the package is laid out once more from links, and mypy is shown that. A template's files run outside the
+package, beside each other in a version folder, and import each other by their bare names: so each is laid out like that.
 """
 
 from __future__ import annotations
@@ -13,27 +14,48 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MAPPED = ("components", "pipelines", "model_repo_templates")
+TEMPLATES = ROOT / "model_repo_templates"
 
 
-def lay_out(target: Path) -> None:
+def lay_out_package(target: Path) -> list[str]:
     package = target / "enginepress"
     package.mkdir()
     for entry in (ROOT / "enginepress").iterdir():
         if entry.name != "__pycache__":
             (package / entry.name).symlink_to(entry)
-    for name in MAPPED:
+    for name in ("components", "pipelines"):
         (package / name).symlink_to(ROOT / name)
+    (package / TEMPLATES.name).mkdir()
+    (package / TEMPLATES.name / "__init__.py").symlink_to(TEMPLATES / "__init__.py")
+    return ["-p", "enginepress"]
+
+
+def lay_out_template(template: Path, target: Path) -> list[str]:
+    files = [p for p in sorted(template.glob("*.py")) if p.name != "__init__.py"]
+    for path in files:
+        (target / path.name).symlink_to(path)
+    return [p.name for p in files]
+
+
+def check(arguments: list[str], folder: Path, cache: str) -> int:
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache" / cache), *arguments]
+    return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 def main() -> int:
-    target = Path(tempfile.mkdtemp(prefix="enginepress-types-"))
+    status = 0
+    scratch = Path(tempfile.mkdtemp(prefix="enginepress-types-"))
     try:
-        lay_out(target)
-        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "enginepress"]
-        return subprocess.run([*command, "--cache-dir", str(ROOT / ".mypy_cache")], cwd=target, check=False).returncode
+        (scratch / "package").mkdir()
+        status |= check(lay_out_package(scratch / "package"), scratch / "package", "package")
+        for template in sorted(p for p in TEMPLATES.iterdir() if (p / "config.pbtxt").is_file()):
+            folder = scratch / template.name
+            folder.mkdir()
+            status |= check(lay_out_template(template, folder), folder, template.name)
+        return status
     finally:
-        shutil.rmtree(target)
+        shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":
