@@ -47,7 +47,7 @@ class Scheduler:
         *,
         settings: Settings,
         facts: EngineFacts,
-        detokenizer: Callable[[], Detokenizer],
+        detokenizer: Callable[[Sequence[int]], Detokenizer],
         log: Callable[[str], None],
     ) -> None:
         self._model = model
@@ -86,7 +86,7 @@ class Scheduler:
                     self._open -= 1
             send(reply)
 
-        job = Job(request, self._detokenizer(), send_and_count)
+        job = Job(request, self._detokenizer(request.prompt), send_and_count)
         limit = self._settings.max_concurrent_requests
         with self._changed:
             if self._closed is not None:

@@ -54,9 +54,9 @@ class Tokenizer:
         """The text of these tokens, without special tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def detokenizer(self) -> Detokenizer:
-        """A new detokenizer for one answer."""
-        return Detokenizer(self.decode, has_text=self._has_text, byte_tokens=self._byte_tokens)
+    def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
+        """A new detokenizer for the answer that follows this prompt."""
+        return Detokenizer(self.decode, has_text=self._has_text, byte_tokens=self._byte_tokens, prompt=prompt)
 
     def _has_text(self, token: int) -> bool:
         return token not in self._special and self._tokenizer.id_to_token(token) is not None

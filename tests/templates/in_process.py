@@ -60,7 +60,7 @@ class Served:
     def __init__(self, engine: Path, tokenizer: Path, settings: Settings) -> None:
         self.facts = EngineFacts.read(engine, tokenizer)
         self.tokenizer = Tokenizer(tokenizer)
-        self.make_detokenizer: Callable[[], Detokenizer] = self.tokenizer.detokenizer
+        self.make_detokenizer: Callable[[Sequence[int]], Detokenizer] = self.tokenizer.detokenizer
         self.log: list[str] = []
         config = og.Config(str(engine))
         config.overlay(engine_overlay(settings, self.facts))
@@ -69,7 +69,7 @@ class Served:
             self.model,
             settings=settings,
             facts=self.facts,
-            detokenizer=lambda: self.make_detokenizer(),
+            detokenizer=lambda prompt: self.make_detokenizer(prompt),
             log=self.log.append,
         )
 

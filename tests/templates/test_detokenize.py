@@ -20,8 +20,8 @@ def _tokenizer(kind: str) -> Tokenizer:
         return Tokenizer(write_tokenizer(Path(folder), KINDS[kind]()))
 
 
-def _pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    detokenizer = tokenizer.detokenizer()
+def _pieces(tokenizer: Tokenizer, tokens: list[int], prompt: list[int] | None = None) -> list[str]:
+    detokenizer = tokenizer.detokenizer(prompt or [])
     return [*(detokenizer.push(token) for token in tokens), detokenizer.flush()]
 
 
@@ -31,6 +31,18 @@ def test_the_pieces_put_together_are_the_decoded_answer(kind: str, data: st.Data
     tokenizer = _tokenizer(kind)
     tokens = data.draw(st.lists(st.integers(0, 255), max_size=40))
     assert "".join(_pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_an_answer_is_what_the_prompts_text_grows_by(kind: str, data: st.DataObject) -> None:
+    """With sentencepiece-like decoders the answer's tokens alone would lose the space before their first word."""
+    tokenizer = _tokenizer(kind)
+    prompt = tokenizer.encode(data.draw(st.sampled_from([*TEXT, "the", "a b", "x \U0001f9ff"])))
+    answer = tokenizer.encode(data.draw(st.sampled_from(TEXT)))[data.draw(st.integers(0, 3)) :]
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *answer])
+    assert whole.startswith(before)
+    assert "".join(_pieces(tokenizer, answer, prompt)) == whole[len(before) :]
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])

@@ -209,7 +209,7 @@ def test_text_that_cannot_be_made_costs_only_its_request(served: Served, monkeyp
 
     broken = Broken(served.tokenizer.decode, has_text=lambda _: True, byte_tokens=frozenset())
     makers = iter([served.tokenizer.detokenizer(), broken, served.tokenizer.detokenizer()])
-    monkeypatch.setattr(served, "make_detokenizer", lambda: next(makers))
+    monkeypatch.setattr(served, "make_detokenizer", lambda prompt: next(makers))
     answers = served.ask_all([Request(prompt=_prompt(i, 4), max_tokens=9) for i in range(3)])
     assert [bool(answer.error) for answer in answers] == [False, True, False]
 
