@@ -13,13 +13,14 @@ import re
 import socket
 import sqlite3
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from enginepress.errors import EnginepressError, RecipeError, RegistryError, WorkspaceError
-from enginepress.files import explain_os_error
+from enginepress.files import explain_os_error, sync_folder
 from enginepress.locks import Lock
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def session(uri: str, settings: Registry, *, doing: str) -> Iterator[MlflowClien
         if database := sqlite_path(uri):
             # Two processes that make the tables at once disturb each other.
             stack.enter_context(Lock(database.with_name(f"{database.name}.lock"), about=doing))
-            _check_sqlite(database)
+            if not _check_sqlite(database):
+                _make_database(uri, database)
         else:
             _check_listening(uri)
         yield _client(uri)
@@ -178,13 +180,30 @@ def _check_listening(uri: str) -> None:
         ) from None
 
 
-def _check_sqlite(path: Path) -> None:
-    """Finds out in no time what MLflow would try over and over."""
+def _make_database(uri: str, path: Path) -> None:
+    """Makes MLflow's tables in a file apart and renames it: killed in the middle of that, MLflow could never open it again."""
+    for left in path.parent.glob(f"{path.name}.new-*"):
+        left.unlink(missing_ok=True)
+    partial = path.with_name(f"{path.name}.new-{uuid.uuid4().hex[:8]}")
+    client = _client(f"{uri.partition(':///')[0]}:///{partial}")
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    with contextlib.closing(sqlite3.connect(partial)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def _check_sqlite(path: Path) -> bool:
+    """Finds out in no time what MLflow would try over and over. Returns whether the database has tables."""
+    if not path.exists() and path.parent.is_dir():
+        return False
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
             database.execute("ROLLBACK")
+            return bool(tables)
     except sqlite3.DatabaseError as error:
         raise RegistryError(
             f"cannot be used as MLflow's database: {error}",

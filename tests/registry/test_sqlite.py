@@ -188,6 +188,26 @@ def test_two_processes_that_register_at_once_on_a_new_database_make_one_version(
     assert rows(uri, "select count(*) from runs") == [(1,)]
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.9])
+def test_a_kill_while_the_tables_are_made_leaves_no_database_that_cannot_be_opened(
+    registry: MlflowRegistry, tmp_path: Path, report: list[Path], delay: float
+) -> None:
+    path = tmp_path / "new.db"
+    uri = f"sqlite:///{path}"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tests.registry.program", uri, "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size for p in tmp_path.glob("new.db.new-*")) and not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay)
+    worker.kill()
+    worker.communicate()
+    assert register_with(MlflowRegistry(Registry(tracking_uri=uri), default_uri=""), 1, key("a"), report).model_version == 1
+    assert not list(tmp_path.glob("new.db.new-*"))
+
+
 @pytest.mark.slow
 def test_registrations_killed_at_any_moment_leave_one_version_once_one_gets_through(
     registry: MlflowRegistry, uri: str, report: list[Path]
