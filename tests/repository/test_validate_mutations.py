@@ -465,7 +465,9 @@ def test_a_mistake_is_found_and_names_its_file_and_field(tmp_path: Path, mistake
     json.dumps(result.to_json())
 
 
-@pytest.mark.parametrize("build", [samples.chain, samples.onnx, samples.genai, trt, samples.vllm, samples.llmapi], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "build", [samples.chain, samples.onnx, samples.genai, trt, samples.vllm, samples.llmapi], ids=lambda f: f.__name__
+)
 def test_without_a_mistake_nothing_is_found(tmp_path: Path, build: Callable[[], Files]) -> None:
     result = validate(samples.write(tmp_path, build()))
     assert [f for f in result.findings if "has no root yet" not in f.message] == []
