@@ -24,7 +24,7 @@ def reference(recipe: Path, output: Path | None, workspace: str) -> None:
 
     loaded = load_recipe(recipe, need_reference=False)
     target = output or named_reference(recipe)
-    content = reference_of(loaded, open_workspace(workspace))
+    content = reference_of(loaded, open_workspace(workspace), beside=target.parent)
     from enginepress.files import write_atomic
 
     write_atomic(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from enginepress.recipe import Recipe
@@ -12,10 +14,18 @@ from enginepress.steps.job import Job
 from enginepress.workspace import Workspace
 
 
-def reference_of(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+def reference_of(recipe: Recipe, workspace: Workspace, *, beside: Path) -> dict[str, Any]:
+    """The content of a reference file.
+
+    Args:
+        beside: folder of the file; a local source is named relative to it, so that both can move together.
+    """
     workspace.check_writable()
     source = open_source(recipe.source, cache=workspace.path("cache"))
     revision = source.resolve()
     workspace.write_json(revision.to_json(), "revisions", f"{revision.digest}.json")
     checkpoint = produce_checkpoint(Job(recipe, workspace, "reference"), revision.digest)
-    return make_reference(checkpoint.folder, recipe, revision_digest=revision.digest, source=recipe.source.uri)
+    uri = recipe.source.uri
+    if uri.startswith("file://"):
+        uri = "file://" + os.path.relpath(uri.removeprefix("file://"), beside.resolve())
+    return make_reference(checkpoint.folder, recipe, revision_digest=revision.digest, source=uri)
