@@ -87,7 +87,7 @@ def named_reference(path: Path) -> Path:
     name = data.get("checks", {}).get("reference")
     if not isinstance(name, str):
         raise RecipeError("checks.reference names no file", where=str(path), fix="name one there, or give --output FILE")
-    return path.resolve().parent / name
+    return Path(os.path.normpath(path.resolve().parent / name))
 
 
 def travelling_json(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,24 +26,28 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
     engine = recipe.engine
     _head(f"{recipe.name} release {result.release}")
     _line("built", f"{engine.builder} {engine.precision} from {recipe.source.uri} at {result.plan.revision_id[:12]}")
-    _line("lies in", str(store.repository(recipe.name, result.release)))
+    _line("lies in", _near(store.repository(recipe.name, result.release)))
     for channel in recipe.channels:
-        _line("channel", f"{channel} -> {store.channel_path(recipe.name, channel)}")
+        _line("channel", f"{channel} -> {_near(store.channel_path(recipe.name, channel))}")
     _line("time", f"{result.seconds:.1f} s, of which " + ", ".join(f"{s['step']} {s['seconds']:.1f}" for s in result.steps))
     if report is not None:
         print_gate(report)
         attempt = workspace.path("reports", f"{result.plan.build_key}-{result.plan.checks_digest}")
         for html in sorted(attempt.glob("*/report.html"))[-1:]:
-            _line("report", str(html))
+            _line("report", _near(html))
     for note in result.notes:
         _line("note", note)
-    where = f" -w {shlex.quote(str(workspace.root))}"
+    where = f" -w {shlex.quote(_near(workspace.root))}"
     me = shlex.quote(str(path))
+    commands = {
+        f"enginepress serve {me}": "serve it here and ask it something",
+        f"enginepress run {me}{where}": "nothing to do now; change the recipe and see what is rebuilt",
+        f"enginepress releases {me}": "what is published, and which channel is where",
+        f"enginepress doctor {me}{where}": "does everything agree?",
+    }
     _head("next")
-    click.echo(f"  enginepress serve {me}                  serve it here and ask it something")
-    click.echo(f"  enginepress run {me}{where}   nothing to do now; change the recipe and see what is rebuilt")
-    click.echo(f"  enginepress releases {me}               what is published, and which channel is where")
-    click.echo(f"  enginepress doctor {me}{where}   does everything agree?")
+    for command, purpose in commands.items():
+        click.echo(f"  {command:<{max(map(len, commands))}}  {purpose}")
 
 
 def print_gate(report: Report) -> None:
@@ -68,6 +73,12 @@ def print_gate(report: Report) -> None:
         asked = prompt.text if prompt.text is not None else " / ".join(m["content"] for m in prompt.messages or ())
         _line("asked", asked)
         _line("answer", prompt.answer if prompt.answer is not None else "none")
+
+
+def _near(path: Path) -> str:
+    """The path as one would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _head(text: str) -> None:
