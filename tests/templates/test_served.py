@@ -134,6 +134,30 @@ def test_bad_input_is_a_400_that_names_it(server: TritonServer, values: dict[str
     assert generate(server.http, text_input="a", max_tokens=1)["output_token_count"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("frequency_penalty", 1, "frequency_penalty: is not an input of this model"),
+        ("frequency_penalty", 0.5, "frequency_penalty: is not an input of this model"),
+        ("max_token", 3, r"max_token: is not an input of this model; the nearest is max_tokens;"),
+        ("max-tokens", 3, r"max-tokens: is not an input of this model; the nearest is max_tokens;"),
+        ("zzz", "tiny", "zzz: is not an input of this model; the inputs are text_input, messages, "),
+        ("echo", True, "echo: is not an input"),
+    ],
+)
+def test_an_unknown_field_is_refused_by_name(server: TritonServer, name: str, value: Any, message: str) -> None:
+    for ask in (generate, generate_stream):
+        with pytest.raises(Refused, match=message) as caught:
+            ask(server.http, text_input="a", max_tokens=3, **{name: value})
+        assert caught.value.status == 400
+
+
+def test_fields_that_are_tritons_own_are_no_unknown_fields(server: TritonServer) -> None:
+    own = {"id": "7", "priority": 0, "timeout": 10_000_000, "sequence_id": 0, "x-request-id": "7"}
+    for name, value in own.items():
+        assert generate(server.http, text_input="a", max_tokens=1, **{name: value})["output_token_count"] == 1, name
+
+
 def test_values_that_http_cannot_carry_are_refused_over_grpc(server: TritonServer) -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(Refused, match="temperature: is"):
