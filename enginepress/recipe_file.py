@@ -90,6 +90,17 @@ def named_reference(path: Path) -> Path:
     return Path(os.path.normpath(path.resolve().parent / name))
 
 
+def check_secrets(recipe: Recipe) -> None:
+    """Raises RecipeError if an environment variable that the recipe names is not set: better now than after the build."""
+    for section, field in sorted(SECRET_FIELDS):
+        reference = getattr(getattr(recipe, section), field)
+        name = str(reference or "").removeprefix("${").removesuffix("}")
+        if name and not os.environ.get(name):
+            raise RecipeError(
+                f"names the environment variable {name}, which is not set", where=f"{section}.{field}", fix=f"export {name}"
+            )
+
+
 def travelling_json(recipe: Recipe) -> str:
     """The recipe as the one string in which it goes through a pipeline."""
     return parameter_json(recipe.canonical())

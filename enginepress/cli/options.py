@@ -52,7 +52,8 @@ def open_workspace(path: str) -> Workspace:
 
 
 def load_target(target: str) -> Recipe:
-    """TARGET is a recipe file, or STORE/MODEL as `file:///srv/models/tiny-llama`, whose newest release holds its recipe.
+    """TARGET is a recipe file, or STORE/MODEL, as `/srv/models/tiny-llama` or with file:// before it: its newest release holds
+    its recipe.
 
     Raises:
         RecipeError: for a file that is no recipe.
@@ -60,8 +61,8 @@ def load_target(target: str) -> Recipe:
     """
     from enginepress.recipe_file import load_recipe
 
-    if "://" not in target:
+    if "://" not in target and not Path(target).is_dir():
         return load_recipe(Path(target), need_reference=False)
     from enginepress.steps.stored_recipe import stored_recipe
 
-    return stored_recipe(target)
+    return stored_recipe(target if "://" in target else f"file://{target}")

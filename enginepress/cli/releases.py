@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -27,18 +28,21 @@ def releases(target: str, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("release", "channels", "created", "engine", "revision", "gate", "MLflow version"):
-        table.add_column(column, no_wrap=column != "channels")
+    for column in ("release", "channels", "gate", "MLflow", "engine", "created", "revision"):
+        # On a narrow terminal the last columns give way, not the channels.
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=len(column) if column != "revision" else None)
     for row in rows:
         table.add_row(
             str(row.release),
             ", ".join(row.channels) or "-",
-            row.created,
+            "damaged" if row.damage else "passed" if row.gated else "not gated",
+            f"version {row.model_version}" if row.model_version else "not registered",
             f"{row.builder} {row.precision}",
+            row.created,
             row.revision[:12],
-            "passed" if row.gated else "not gated",
-            row.model_version or "not registered",
         )
-    console = Console()
     # A pipe has no width: nothing is cut there.
-    console.print(table, width=None if console.is_terminal else 200, crop=console.is_terminal)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    for row in rows:
+        if row.damage:
+            click.echo(f"release {row.release}: {row.damage}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginepress.cli.options import json_option, open_workspace, recipe_argument, workspace_option
+from enginepress.errors import EnginepressError
 
 if TYPE_CHECKING:
     from enginepress.run.local import Follow
@@ -36,8 +37,13 @@ def run(recipe: Path, workspace: str, force: bool, no_wait: bool, as_json: bool)
     def on_wait(holder: str) -> None:
         click.echo(f"waiting for {holder}", err=True)
 
-    with _progress() as follow:
-        result = run_recipe(loaded, place, force=force, wait=not no_wait, on_wait=on_wait, follow=follow)
+    try:
+        with _progress() as follow:
+            result = run_recipe(loaded, place, force=force, wait=not no_wait, on_wait=on_wait, follow=follow)
+    except EnginepressError as error:
+        if as_json:
+            click.echo(json.dumps({"name": loaded.name, "error": error.to_json()}, indent=2))
+        raise
     if as_json:
         click.echo(
             json.dumps(

@@ -28,7 +28,7 @@ from typing import Any
 from enginepress.errors import BuildError, EnginepressError, error_from_json
 from enginepress.process import identity, last_lines, process_start
 from enginepress.recipe import Recipe
-from enginepress.recipe_file import travelling_json
+from enginepress.recipe_file import check_secrets, travelling_json
 from enginepress.steps import STEPS
 from enginepress.steps.job import Plan
 from enginepress.steps.outstanding import channel_notes, outstanding
@@ -83,6 +83,7 @@ def run_recipe(
     Raises:
         EnginepressError: what the first failing step raised; LockedError if another run is at it and `wait` is False.
     """
+    check_secrets(recipe)
     run = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     if not force and (done := _up_to_date(recipe, workspace, run)):
         return done

@@ -161,8 +161,13 @@ class TritonServer:
                     self._wait_until_ready()
                     break
                 except ServerError:
-                    if not self._exited.is_set() or not port_was_taken(self._said()) or attempt == STARTS:
+                    if not self._exited.is_set() or not port_was_taken(self._said()):
                         raise
+                    if attempt == STARTS:
+                        ports = f"{self._ports.http}, {self._ports.grpc}, {self._ports.metrics}"
+                        raise ServerError(
+                            f"one of its ports ({ports}) is in use", where=str(self.log), fix="name free ports; 0 picks one"
+                        ) from None
             self.ready_s = time.monotonic() - began
         except OSError as error:
             self._end(0)

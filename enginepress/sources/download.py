@@ -173,7 +173,7 @@ def _check_space(revision: Revision, store: Path) -> None:
     need, free = sum(missing.values()), shutil.disk_usage(store).free
     if need > free:
         raise WorkspaceError(
-            f"there is not enough space for the checkpoint: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free",
+            f"there is not enough space for the checkpoint: {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free",
             where=str(store),
             fix="free some space, or name another workspace",
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from enginepress.engines import get_builder
-from enginepress.errors import EnginepressError
+from enginepress.errors import EnginepressError, StoreError
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.serving.installation import find_installation, prepare, probe_python
@@ -25,6 +25,8 @@ from enginepress.steps.register import RECORD, default_tracking_uri, register_re
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
+
+REPAIR = "run the same command with --repair"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _stores(recipe: Recipe, repair: bool) -> Iterator[Finding]:
     for store in (primary, *others):
         try:
             numbers = store.numbers(name)
-            damaged = [f"release {n}: {d}" for n in numbers for d in store.verify(name, n)]
+            damaged = [f"release {n}: {d}" for n in numbers for d in _differences(store, name, n)]
             if damaged:
                 fix = "copy the release from another store or a backup, or remove its folder and run the recipe again"
                 yield Finding("error", f"store {store.url}", "; ".join(damaged[:10]), fix)
@@ -126,6 +128,13 @@ def _stores(recipe: Recipe, repair: bool) -> Iterator[Finding]:
             yield Finding("error", f"store {store.url}", str(error), error.fix)
     for store in others:
         yield from _channels_like(primary, store, name, repair)
+
+
+def _differences(store: FileStore, name: str, number: int) -> list[str]:
+    try:
+        return [str(d) for d in store.verify(name, number)]
+    except StoreError as error:
+        return [str(error)]
 
 
 def _channels_like(primary: FileStore, store: FileStore, name: str, repair: bool) -> Iterator[Finding]:
@@ -141,9 +150,21 @@ def _channels_like(primary: FileStore, store: FileStore, name: str, repair: bool
                 yield Finding("mended", what, f"moved to release {number}")
             else:
                 message = f"is on release {there.get(channel)}, in the primary store on {number}"
-                yield Finding("error", what, message, "enginepress doctor TARGET --repair")
+                yield Finding("error", what, message, REPAIR)
     except EnginepressError as error:
         yield Finding("error", f"channels in {store.url}", str(error), error.fix)
+
+
+def _whole(store: FileStore, name: str) -> list[int]:
+    """Releases whose manifest can be read; the others are among the findings about the store."""
+    whole = []
+    for number in store.numbers(name):
+        try:
+            store.manifest(name, number)
+        except StoreError:
+            continue
+        whole.append(number)
+    return whole
 
 
 # Registry -------------------------------------------------------------------------------------------------------------
@@ -156,7 +177,7 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
     try:
         registry = MlflowRegistry(recipe.registry, default_uri=uri)
         known = {v.release for v in registry.describe(recipe.name)}
-        for number in store.numbers(recipe.name):
+        for number in _whole(store, recipe.name):
             recorded = store.read_record(recipe.name, number, RECORD) is not None
             if number in known and recorded:
                 continue
@@ -165,7 +186,7 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
                 known.add(number)
                 yield Finding("mended", what, f"release {number} registered")
             else:
-                yield Finding("error", what, f"release {number} is not registered", "enginepress doctor TARGET --repair")
+                yield Finding("error", what, f"release {number} is not registered", REPAIR)
         for channel, number in store.channels(recipe.name).items():
             alias = registry.alias(recipe.name, channel)
             if alias == number:
@@ -175,7 +196,7 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
                 yield Finding("mended", f"channel {channel}", f"MLflow's alias moved to release {number}")
             else:
                 message = f"is on release {number}, MLflow's alias on {alias}"
-                yield Finding("error", f"channel {channel}", message, "enginepress doctor TARGET --repair")
+                yield Finding("error", f"channel {channel}", message, REPAIR)
         yield Finding("ok", what, f"{len(known)} releases of {recipe.name}")
     except EnginepressError as error:
         yield Finding("error", what, str(error), error.fix)

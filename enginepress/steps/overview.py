@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.steps.register import RECORD
 from enginepress.stores.open import open_store
@@ -12,7 +13,10 @@ from enginepress.stores.open import open_store
 
 @dataclass(frozen=True)
 class ReleaseRow:
-    """One release. `channels` are those that point to it now; `model_version` is MLflow's, or empty."""
+    """One release. `channels` are those that point to it now; `model_version` is MLflow's, or empty.
+
+    Of a release whose manifest cannot be read only `release`, `channels` and `damage` are known.
+    """
 
     release: int
     channels: list[str]
@@ -26,6 +30,7 @@ class ReleaseRow:
     gated: bool
     model_version: str
     folder: str
+    damage: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -36,7 +41,12 @@ def overview(recipe: Recipe) -> list[ReleaseRow]:
     store = open_store(recipe.stores[0])
     channels = store.channels(recipe.name)
     rows = []
-    for manifest in store.releases(recipe.name):
+    for number in store.numbers(recipe.name):
+        try:
+            manifest = store.manifest(recipe.name, number)
+        except StoreError as error:
+            rows.append(_damaged(number, channels, error))
+            continue
         records = store.records(recipe.name, manifest.release)
         engine = manifest.recipe.get("engine", {})
         rows.append(
@@ -56,3 +66,8 @@ def overview(recipe: Recipe) -> list[ReleaseRow]:
             )
         )
     return rows
+
+
+def _damaged(number: int, channels: dict[str, int], error: StoreError) -> ReleaseRow:
+    pointing = sorted(c for c, n in channels.items() if n == number)
+    return ReleaseRow(number, pointing, "", "", "", "", "", "", "", gated=False, model_version="", folder="", damage=str(error))

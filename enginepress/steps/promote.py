@@ -11,7 +11,7 @@ import os
 from types import EllipsisType
 from typing import Any
 
-from enginepress.errors import StoreError
+from enginepress.errors import RegistryError, StoreError
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
@@ -66,11 +66,13 @@ def move_channel(
     why: str,
     default_uri: str,
     expect: int | EllipsisType | None = ...,
+    back: bool = False,
 ) -> None:
     """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
 
     Args:
         expect: move it only if the primary store's channel is on this release now.
+        back: it is a rollback.
 
     Raises:
         StoreError: if a store does not have the release, or cannot be written.
@@ -87,14 +89,29 @@ def move_channel(
     for store in stores:
         if store.channel(recipe.name, channel) != number:
             expected = expect if store is stores[0] else ...
-            activate(store, recipe.name, channel, number, who=who, why=why, expect=expected)
-    MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
+            activate(store, recipe.name, channel, number, who=who, why=why, expect=expected, back=back)
+    try:
+        MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
+    except RegistryError as error:
+        raise RegistryError(
+            f"channel {channel} is on release {number} now; only MLflow's alias could not be moved: {error.message}",
+            where=error.where,
+            fix="`enginepress doctor TARGET --repair` moves the alias once MLflow is there",
+        ) from None
     # Last, so that a run that could not move the alias tries again.
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
 
 
 def activate(
-    store: FileStore, model: str, channel: str, number: int, *, who: str, why: str, expect: int | EllipsisType | None = ...
+    store: FileStore,
+    model: str,
+    channel: str,
+    number: int,
+    *,
+    who: str,
+    why: str,
+    expect: int | EllipsisType | None = ...,
+    back: bool = False,
 ) -> None:
     """Points a channel of one store to a release, placed for the path at which the store's readers will see it."""
     repository = store.repository(model, number)
@@ -102,7 +119,7 @@ def activate(
     def for_readers_at(root: str) -> Placement:
         return place(repository, number, root)
 
-    store.activate(model, channel, number, for_readers_at, expect=expect, who=who, why=why)
+    store.activate(model, channel, number, for_readers_at, expect=expect, who=who, why=why, back=back)
 
 
 def operator() -> str:
@@ -122,5 +139,5 @@ def roll_back(recipe: Recipe, channel: str, *, to: int | None, who: str, why: st
     store = open_store(recipe.stores[0])
     now = store.channel(recipe.name, channel)
     number = to or store.previous(recipe.name, channel)
-    move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now)
+    move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now, back=True)
     return number

@@ -7,9 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from enginepress.errors import StoreError
+from enginepress.manifest import Manifest
 from enginepress.recipe import Recipe, Store
 from enginepress.recipe_file import absolute_file_url
 from enginepress.steps.register import RECORD
+from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
 
 
@@ -21,10 +23,10 @@ def stored_recipe(url: str) -> Recipe:
     """
     base, _, model = absolute_file_url(url.rstrip("/"), Path.cwd()).rpartition("/")
     store = open_store(Store(url=base))
-    releases = store.releases(model)
-    if not releases:
+    numbers = store.numbers(model)
+    if not numbers:
         raise StoreError(f"holds no model '{model}'", where=base, fix="name STORE/MODEL, as file:///srv/models/tiny-llama")
-    newest = releases[-1]
+    newest = _newest_whole(store, model, numbers)
     try:
         recipe = Recipe.model_validate(newest.recipe)
     except ValidationError as error:
@@ -36,3 +38,15 @@ def stored_recipe(url: str) -> Recipe:
     if registry.tracking_uri is None and record is not None:
         registry = registry.model_copy(update={"tracking_uri": record["tracking_uri"]})
     return recipe.model_copy(update={"stores": [settings, *others], "registry": registry})
+
+
+def _newest_whole(store: FileStore, model: str, numbers: list[int]) -> Manifest:
+    """The newest release whose manifest can be read: a damaged one must not bar the way to the others."""
+    first: StoreError | None = None
+    for number in reversed(numbers):
+        try:
+            return store.manifest(model, number)
+        except StoreError as error:
+            first = first or error
+    assert first is not None
+    raise first

@@ -114,6 +114,7 @@ def activate(
     expect: int | EllipsisType | None,
     who: str,
     why: str,
+    back: bool = False,
 ) -> Path:
     """Points the channel to a release; see `FileStore.activate`."""
     check_channel(channel)
@@ -133,7 +134,7 @@ def activate(
         try:
             _write(target, placement, folder=folder, newer_than=before)
             previous = before.release if before is not None else None
-            move = Move(number, previous, activation.name, utc_now(), who, why)
+            move = Move(number, previous, activation.name, utc_now(), who, why, back)
             append_move(folder.history(channel), move, current=before.name if before is not None else None)
             _point(folder, activation, before)
         except BaseException:

@@ -267,6 +267,7 @@ class FileStore:
         expect: int | EllipsisType | None = ...,
         who: str,
         why: str,
+        back: bool = False,
     ) -> Path:
         """Points a channel to a release, by one rename.
 
@@ -275,6 +276,7 @@ class FileStore:
                 configs start there, and so stay right for a running server when the channel moves on.
             expect: move it only if it is on this release now (None: on none).
             who, why: for the history.
+            back: it is a rollback (`previous`).
 
         Returns:
             The new activation.
@@ -292,6 +294,7 @@ class FileStore:
             expect=expect,
             who=who,
             why=why,
+            back=back,
         )
 
     def history(self, model: str, channel: str) -> list[Move]:
@@ -311,14 +314,14 @@ class FileStore:
         """
         folder = self._folder(model)
         now = links.current(folder, channel)
-        past = [move.release for move in self.history(model, channel)]
+        past = [(move.release, move.back) for move in self.history(model, channel)]
         if now is None:
             raise StoreError(f"has no channel {channel} of {model}", where=self.url, fix="`enginepress releases` lists them")
         there = set(self.numbers(model))
-        found = came_before([*past, now.release], there.__contains__)
+        found = came_before([*past, (now.release, False)], there.__contains__)
         if found is None:
             raise StoreError(
-                f"channel {channel} of {model} is on release {now.release} and was on no other before that is still there",
+                f"channel {channel} of {model} is on release {now.release} and there is no earlier release to go back to",
                 where=self.url,
                 fix="`enginepress releases` lists what is there; `enginepress rollback … --to N` names one",
             )

@@ -1,7 +1,8 @@
 """The history of a channel: one JSON line a move, appended and synced before the move is made.
 
     history/production.jsonl
-    {"activation": "production-7-1c9f03ab", "at": "2026-11-20T19:30:00Z", "previous": 6, "release": 7, "who": "ana", "why": "…"}
+    {"activation": "production-7-1c9f03ab", "at": "2026-11-20T19:30:00Z", "back": false, "previous": 6, "release": 7,
+     "who": "ana", "why": "…"}
     {"void": "production-8-77aa01de"}
 
 A line comes before its move, so whoever sees a new release finds it explained. A mover that was killed in between leaves a
@@ -32,6 +33,7 @@ class Move:
         activation: the folder made for it.
         at: UTC, ISO 8601.
         who, why: as the mover gave them.
+        back: it was a rollback, which undoes moves, and not a promotion, which is one more.
     """
 
     release: int
@@ -40,6 +42,7 @@ class Move:
     at: str
     who: str
     why: str
+    back: bool = False
 
 
 def read_moves(path: Path, *, current: str | None) -> list[Move]:
@@ -72,18 +75,19 @@ def append_move(path: Path, move: Move, *, current: str | None) -> None:
     sync_folder(path.parent)
 
 
-def came_before(releases: Iterable[int], exists: Callable[[int], bool]) -> int | None:
-    """The release to go back to, from the releases that a channel pointed to, oldest first.
+def came_before(moves: Iterable[tuple[int, bool]], exists: Callable[[int], bool]) -> int | None:
+    """The release to go back to, from a channel's moves, oldest first: each a release, and whether it was a rollback.
 
-    Going back to a release undoes what came after it: after 5, 6, 7 and back to 6, the one before is 5 and not 7.
+    A rollback undoes what came after the release it leads to: after 5, 6, 7 and back to 6, the one before is 5 and not 7. A
+    promotion of an old release is one more move: after 1, 2 and 1 again, the one before is 2.
     """
     line: list[int] = []
-    for release in releases:
-        if release in line:
-            del line[line.index(release) + 1 :]
-        else:
+    for release, back in moves:
+        if back and release in line:
+            del line[len(line) - line[::-1].index(release) :]
+        elif line[-1:] != [release]:
             line.append(release)
-    return next((release for release in reversed(line[:-1]) if exists(release)), None)
+    return next((release for release in reversed(line[:-1]) if exists(release) and release != line[-1]), None)
 
 
 def _is_unfinished(moves: list[Move], current: str | None) -> bool:

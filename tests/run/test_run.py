@@ -142,6 +142,47 @@ def test_a_rollback_is_not_undone_by_the_next_run(finished: Finished, checkpoint
     assert "candidate is on release 1" in after["notes"][0]
 
 
+def test_a_rollback_after_a_promotion_undoes_it(finished: Finished, checkpoint: Path) -> None:
+    """As the README has it: release 2 is on the channel, 1 is promoted by hand, and the rollback leads back to 2."""
+    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 14})
+    assert run_json(recipe)["release"] == 2
+    where = ("-c", "candidate", "-w", finished.folder / "workspace")
+    assert enginepress("promote", recipe, "1", *where).returncode == 0
+    back = enginepress("rollback", recipe, *where)
+    assert "back on release 2" in back.stdout, back.stderr
+    again = enginepress("rollback", recipe, *where)
+    assert "back on release 1" in again.stdout, again.stderr
+    last = enginepress("rollback", recipe, *where)
+    assert last.returncode == 1
+    assert "no earlier release" in last.stderr
+
+
+def test_a_damaged_release_does_not_bar_the_way_to_the_others(finished: Finished, checkpoint: Path) -> None:
+    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 15})
+    assert run_json(recipe)["release"] == 2
+    manifest = finished.folder / "store" / "tiny" / "releases" / "1" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(manifest.read_text().replace("int", "ind").replace('"release": 1', '"release": 5'))
+    target = finished.folder / "store" / "tiny"
+    first, second = json.loads(enginepress("releases", target, "--json").stdout)
+    assert first["damage"]
+    assert second["channels"] == ["candidate"]
+    assert enginepress("promote", target, "2", "-c", "production").returncode == 0
+    doctor = enginepress("doctor", target, "-w", finished.folder / "workspace")
+    assert doctor.returncode == 1
+    assert "channel production: release 2" in doctor.stdout
+
+
+def test_a_secret_that_is_not_set_is_noticed_before_anything_is_built(finished: Finished, checkpoint: Path) -> None:
+    registry = {"tracking_uri": "http://127.0.0.1:9", "token": "${ENGINEPRESS_TEST_NOT_SET}"}
+    recipe = write_recipe(finished.folder, checkpoint, registry=registry, serving={"max_concurrent_requests": 16})
+    done = run(recipe, "--json")
+    assert done.returncode == 2
+    assert "ENGINEPRESS_TEST_NOT_SET" in done.stderr
+    assert json.loads(done.stdout)["error"]["where"] == "registry.token"
+    assert len(list((finished.folder / "workspace" / "repositories").iterdir())) == 1
+
+
 def test_operators_can_name_the_store_instead_of_the_recipe(finished: Finished) -> None:
     target = f"file://{finished.folder}/store/tiny"
     done = enginepress("promote", target, "1", "--channel", "production", "--why", "a test")

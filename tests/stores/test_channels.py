@@ -29,9 +29,9 @@ def three(store: FileStore, source: Path) -> FileStore:
     return store
 
 
-def moved(store: FileStore, *numbers: int) -> FileStore:
+def moved(store: FileStore, *numbers: int, back: bool = False) -> FileStore:
     for number in numbers:
-        promote(store, "production", number)
+        promote(store, "production", number, back=back)
     return store
 
 
@@ -291,26 +291,33 @@ def test_a_damaged_line_is_named_and_the_channel_still_works(three: FileStore) -
         ([1, 2], 1),
         ([1, 2, 2], 1),
         ([1, 2, 3], 2),
-        ([1, 2, 3, 2], 1),
-        ([1, 2, 3, 2, 1], None),
-        ([1, 2, 3, 1, 3], 1),
-        ([1, 2, 1, 3], 1),
-        ([1, 2, 3, 2, 3], 2),
+        ([1, 2, 3, -2], 1),
+        ([1, 2, 3, -2, -1], None),
+        ([1, 2, 3, -1, 3], 1),
+        ([1, 2, -1, 3], 1),
+        ([1, 2, 3, -2, 3], 2),
+        ([1, 2, 1], 2),
+        ([1, 2, 1, -2], 1),
         ([1, 2, 4, 3], 2),
+        ([1, -2], 1),
         ([], None),
     ],
 )
-def test_a_rollback_never_leads_back_to_what_was_rolled_back_from(moves: list[int], before: int | None) -> None:
-    assert came_before(moves, lambda n: n != 4) == before
+def test_a_rollback_undoes_and_a_promotion_of_an_old_release_is_one_more_move(moves: list[int], before: int | None) -> None:
+    """A negative number is a rollback to that release; release 4 is gone."""
+    assert came_before([(abs(n), n < 0) for n in moves], lambda n: n != 4) == before
 
 
-@given(moves=st.lists(st.integers(1, 5), max_size=12))
-def test_rolling_back_again_and_again_ends_and_meets_no_release_twice(moves: list[int]) -> None:
-    seen: list[int] = moves[-1:]
-    while (before := came_before(moves, lambda _: True)) is not None:
-        assert before not in seen
-        seen.append(before)
-        moves.append(before)
+@given(moves=st.lists(st.tuples(st.integers(1, 5), st.booleans()), max_size=12))
+def test_rolling_back_again_and_again_ends(moves: list[tuple[int, bool]]) -> None:
+    promotions = len(moves)
+    for _ in range(promotions + 1):
+        before = came_before(moves, lambda _: True)
+        if before is None:
+            break
+        assert before != moves[-1][0]
+        moves.append((before, True))
+    assert came_before(moves, lambda _: True) is None
 
 
 def test_previous_skips_releases_that_are_gone_and_says_when_there_is_none(three: FileStore) -> None:
@@ -318,8 +325,8 @@ def test_previous_skips_releases_that_are_gone_and_says_when_there_is_none(three
     assert three.previous(MODEL, "production") == 2
     shutil.rmtree(three.root / MODEL / "releases/2")
     assert three.previous(MODEL, "production") == 1
-    moved(three, 1)
-    with pytest.raises(StoreError, match="was on no other before"):
+    moved(three, 1, back=True)
+    with pytest.raises(StoreError, match="no earlier release to go back to"):
         three.previous(MODEL, "production")
     with pytest.raises(StoreError, match="has no channel staging"):
         three.previous(MODEL, "staging")
