@@ -123,6 +123,7 @@ def test_a_gate_that_fails_publishes_nothing_and_says_which_check_and_why(finish
     assert (failed.parent.parent / "2").exists()
 
 
+@pytest.mark.slow
 def test_force_builds_again_and_the_same_content_stays_the_same_release(finished: Finished) -> None:
     (engine,) = (finished.folder / "workspace" / "engines").iterdir()
     before = json.loads((engine / "record.json").read_text())["started"]
@@ -208,6 +209,7 @@ def test_an_unreachable_registry_leaves_the_release_published_and_doctor_finishe
     assert not result["up_to_date"], "the channel was not moved yet"
 
 
+@pytest.mark.slow
 def test_a_place_with_an_odd_name_is_a_place_like_others(tmp_path: Path, checkpoint: Path) -> None:
     """kfp's local runner rewrites `python3` in parameters, and opens `{{$`; Triton trips over spaces."""
     recipe = write_recipe(tmp_path / "a python3 site, it's {{$.odd}} ünd so", checkpoint)
