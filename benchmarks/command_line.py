@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.timing import Times, in_turns
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def help_times(triton_cli: str | None) -> dict[str, Times]:

@@ -1,6 +1,6 @@
 """What serving through Triton costs, on a model large enough that the engine is the work, not the transport.
 
-A Llama of 242 million random parameters (hidden 1024, 20 layers), int8. In each round, in turns: the engine called directly
+A Llama of 230 million random parameters (hidden 1024, 20 layers), int8. In each round, in turns: the engine called directly
 in one process (`og.Generator`), one stream through Triton, eight streams at a time, and a 4-token request that is sent while a
 200-token one is being answered. Tokens per second are those of all streams together.
 """
@@ -114,7 +114,7 @@ def _make_checkpoint(folder: Path) -> None:
         intermediate_size=2816,
         num_hidden_layers=20,
         num_attention_heads=16,
-        num_key_value_heads=8,
+        num_key_value_heads=4,
         max_position_embeddings=1024,
         initializer_range=0.05,
         bos_token_id=0,
