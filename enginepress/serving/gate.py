@@ -285,8 +285,8 @@ def _prompt_result(asked: _Asked, encode: Encoder | None) -> PromptResult:
 def compare(expected: ReferenceAnswer, served: str | None, encode: Encoder | None) -> tuple[int, int] | None:
     """Tokens that agree, and tokens of the reference; None if there is no tokenizer and the texts differ.
 
-    The same text always agrees fully. Tokens that a model generated need not be what a tokenizer makes of their text; if it
-    makes others of the reference's own text, both texts are compared as it would write them.
+    The same text always agrees fully. Tokens that a model generated need not be what a tokenizer makes of their text, so
+    both texts are compared as the tokenizer would write them.
     """
     if served is None:
         return 0, len(expected.tokens)
@@ -294,8 +294,7 @@ def compare(expected: ReferenceAnswer, served: str | None, encode: Encoder | Non
         return len(expected.tokens), len(expected.tokens)
     if encode is None:
         return None
-    wanted = tuple(encode(expected.answer))
-    return agreement(wanted if wanted != expected.tokens else expected.tokens, encode(served))
+    return agreement(encode(expected.answer), encode(served))
 
 
 def encoder_of(repository: Path) -> Encoder | None:
