@@ -24,7 +24,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from enginepress.canonical import json_digest
 
 BuilderName = Literal["onnxruntime", "tensorrt_llm", "llmapi", "vllm"]
-Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nvfp4"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq"]
+"""`int8` and `int4` are weight-only; `int8_sq` is SmoothQuant, `int4_awq` and `w4a8_awq` are AWQ by width of activations."""
 
 _SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
@@ -77,6 +78,17 @@ class Limits(_Section):
     max_sequence_length: int | None = Field(
         None, ge=8, le=10_000_000, description="Prompt and answer together, tokens. Default: what the model was made for."
     )
+    max_input_length: int | None = Field(
+        None, ge=1, le=10_000_000, description="Prompt, tokens. Default: the sequence length. GPU builders only."
+    )
+    max_num_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Tokens of all requests in one pass of the engine: what activations are sized for. Default: 8192, or a "
+        "sequence if that is shorter. GPU builders only.",
+    )
+    max_beam_width: int = Field(1, ge=1, le=64, description="Beams of one request. GPU builders only.")
 
 
 class Parallelism(_Section):
@@ -85,13 +97,49 @@ class Parallelism(_Section):
     tensor: int = Field(1, ge=1, le=1024)
     pipeline: int = Field(1, ge=1, le=1024)
     context: int = Field(1, ge=1, le=1024)
+    moe_tensor: int | None = Field(
+        None, ge=1, le=1024, description="Mixture of experts: GPUs that one expert is spread over. Times moe_expert = tensor."
+    )
+    moe_expert: int | None = Field(None, ge=1, le=1024, description="Mixture of experts: GPUs that experts are dealt out to.")
+
+    @property
+    def world_size(self) -> int:
+        """GPUs that one instance of the model takes, which is the number of ranks."""
+        return self.tensor * self.pipeline * self.context
 
 
 class Gpu(_Section):
-    """The GPU that builds and serves."""
+    """The GPUs that build and serve."""
 
-    name: str = Field(description="Product name, e.g. H100-SXM5-80GB.")
-    count: int = Field(1, ge=1, le=1024)
+    name: str = Field(description="Product name, e.g. H100-SXM5-80GB.", min_length=1)
+    count: int = Field(1, ge=1, le=1024, description="GPUs of one node that this model may use.")
+    nodes: int = Field(1, ge=1, le=128, description="Nodes that one instance of the model is spread over.")
+
+
+class Calibration(_Section):
+    """What a quantization measures activations with. Always local: nothing is ever downloaded for it."""
+
+    data: str = Field(
+        description="A .jsonl file with a `text` in each line, or a .txt file with one text a line; relative to the recipe.",
+        min_length=1,
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Of the file. Filled in when the recipe is read; a wrong one is refused."
+    )
+    samples: int = Field(512, ge=1, le=100_000, description="Texts used at most.")
+    max_length: int = Field(512, ge=8, le=131_072, description="Tokens used of a text at most.")
+    batch_size: int = Field(1, ge=1, le=1024, description="Texts calibrated with together.")
+
+
+class Options(_Section):
+    """Flags of NVIDIA's own tools, by their names without dashes, for what the recipe has no field for."""
+
+    convert: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Of convert_checkpoint.py or quantize.py."
+    )
+    build: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Of trtllm-build, e.g. gemm_plugin: fp8, multiple_profiles: enable."
+    )
 
 
 class Engine(_Section):
@@ -102,6 +150,24 @@ class Engine(_Section):
     limits: Limits = Limits()
     parallelism: Parallelism = Parallelism()
     gpu: Gpu | None = None
+    kv_cache: Literal["fp8", "int8", "nvfp4"] | None = Field(
+        None, description="Precision of the KV cache. Default: that of the activations."
+    )
+    container: str | None = Field(
+        None,
+        pattern=r"^\d\d\.\d\d$",
+        description="Triton release whose container builds and serves, e.g. 26.07. Default: the newest that can.",
+    )
+    image: str | None = Field(
+        None, min_length=1, description="Reference of that container if it is not NVIDIA's own, best with @sha256:…"
+    )
+    converter: Literal["image", "modelopt"] = Field(
+        "image",
+        description="tensorrt_llm: the container's own convert_checkpoint.py and quantize.py, or ModelOpt, which needs neither "
+        "that container nor a GPU.",
+    )
+    calibration: Calibration | None = None
+    options: Options = Options()
 
 
 class Serving(_Section):
@@ -116,6 +182,19 @@ class Serving(_Section):
         description="Requests at a time for what the batched engine lacks (log-probabilities, bad words).",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 leaves it to the engine.")
+    streaming: bool = Field(True, description="tensorrt_llm, llmapi: answers may be streamed (Triton's decoupled mode).")
+    bls: bool = Field(False, description="tensorrt_llm: add <name>-bls, which does what the ensemble does in one Python model.")
+    multi_gpu: Literal["leader", "orchestrator"] = Field(
+        "leader", description="tensorrt_llm on several GPUs: a process for each rank, or one process that starts the others."
+    )
+    parameters: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="tensorrt_llm: parameters of NVIDIA's model repository by their own names, e.g. "
+        "kv_cache_free_gpu_mem_fraction: 0.85.",
+    )
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="llmapi: arguments of LLM(); vllm: engine arguments. By their own names."
+    )
 
 
 class Prompt(_Section):
@@ -222,10 +301,13 @@ class Recipe(_Section):
 
     def build_fields(self) -> dict[str, Any]:
         """The part that can change the engine or the repository."""
+        engine = self.engine.model_dump(mode="json", exclude_defaults=True)
+        if "calibration" in engine:
+            del engine["calibration"]["data"]  # its sha256 stays: where the file lies changes nothing
         return {
             "name": self.name,
             "source": {k: getattr(self.source, k) for k in ("allow_pickle", "trust_remote_code")},
-            "engine": self.engine.model_dump(mode="json", exclude_defaults=True),
+            "engine": engine,
             "serving": self.serving.model_dump(mode="json", exclude_defaults=True),
         }
 

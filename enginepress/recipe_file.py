@@ -20,7 +20,8 @@ from pydantic_core import ErrorDetails
 
 from enginepress.canonical import json_digest, parameter_json
 from enginepress.errors import RecipeError
-from enginepress.recipe import Recipe
+from enginepress.files import hash_file
+from enginepress.recipe import Calibration, Recipe
 from enginepress.serving.reference import read_reference
 
 MAX_BYTES = 1_000_000
@@ -161,8 +162,12 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
         checks = checks.model_copy(update={"reference": _read_reference(folder / checks.reference)})
     if registry.tracking_uri is not None:
         registry = registry.model_copy(update={"tracking_uri": _absolute_sqlite(registry.tracking_uri, folder)})
+    engine = recipe.engine
+    if engine.calibration is not None:
+        engine = engine.model_copy(update={"calibration": _found_calibration(engine.calibration, folder)})
     return recipe.model_copy(
         update={
+            "engine": engine,
             "source": recipe.source.model_copy(update={"uri": absolute_file_url(recipe.source.uri, folder)}),
             "stores": [s.model_copy(update={"url": absolute_file_url(s.url, folder)}) for s in recipe.stores],
             "checks": checks,
@@ -186,6 +191,29 @@ def _read_reference(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"{field}: is not a reference", where=str(path), fix="make it with `enginepress reference RECIPE`")
     return data
+
+
+def _found_calibration(calibration: Calibration, folder: Path) -> Calibration:
+    """With an absolute path, and with the digest by which the build key knows the file."""
+    path = Path(os.path.normpath(folder / os.path.expanduser(calibration.data.removeprefix("file://"))))
+    field = "engine.calibration.data"
+    if path.suffix not in (".jsonl", ".txt"):
+        raise RecipeError(f"{field}: is neither a .jsonl nor a .txt file", where=str(path))
+    try:
+        digest = hash_file(path)
+    except OSError as error:
+        raise RecipeError(
+            f"{field}: cannot be read: {error.strerror}",
+            where=str(path),
+            fix="name a local file with a few hundred texts of the kind that the model will see; nothing is downloaded for this",
+        ) from None
+    if calibration.sha256 not in (None, digest):
+        raise RecipeError(
+            f"engine.calibration.sha256: the file has {digest}, the recipe wants {calibration.sha256}",
+            where=str(path),
+            fix="put the file back, or write its digest into the recipe",
+        )
+    return calibration.model_copy(update={"data": str(path), "sha256": digest})
 
 
 def absolute_file_url(url: str, folder: Path) -> str:

@@ -16,13 +16,15 @@ class Builder(Protocol):
 
     Attributes:
         name: as in the recipe.
-        template: folder in `model_repo_templates/` that serves its engines.
-        converts: False if `convert` has nothing to do, so that the step passes its input through.
     """
 
     name: str
-    template: str
-    converts: bool
+
+    def template(self, recipe: Recipe) -> str:
+        """The folder in `model_repo_templates/` that serves this recipe's engine."""
+
+    def converts(self, recipe: Recipe) -> bool:
+        """False if `convert` has nothing to do for this recipe, so that the step passes its input through."""
 
     def check(self, config: Mapping[str, Any], recipe: Recipe) -> None:
         """Refuses what it cannot build or run, before any weight is downloaded. `config`: the checkpoint's config.json.
@@ -32,12 +34,26 @@ class Builder(Protocol):
             RecipeError: for a precision or limit that it cannot do.
         """
 
-    def environment(self) -> dict[str, str]:
-        """Names and versions of everything installed that can change the engine. Imports none of it.
+    def declared(self, recipe: Recipe) -> dict[str, str]:
+        """Names and versions of everything that may change the engine, as it will be where the build runs: part of the build
+        key. Made where no GPU and no builder need be at hand; imports none of it.
 
         Raises:
-            RecipeError: if it is not installed, with the command that installs it.
+            RecipeError: if no environment can do what the recipe asks, or this builder always builds here and is not installed.
         """
+
+    def installed(self, recipe: Recipe) -> dict[str, str]:
+        """The same names, with what is really here. Asked before work is done, and compared with what was declared.
+
+        Raises:
+            BuildError: if it is not here, with what to do.
+        """
+
+    def record(self, recipe: Recipe) -> dict[str, Any]:
+        """More about where the build runs that does not change what is built (driver, image digest): kept beside the engine."""
+
+    def served_by(self, recipe: Recipe) -> list[str]:
+        """What can serve its engines, in words and versions, for the manifest."""
 
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         """Checkpoint to an intermediate form in the empty folder `output`; the tool's output is kept in `log`."""

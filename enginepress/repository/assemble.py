@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from enginepress.engines import get_builder
 from enginepress.errors import RepositoryError
 from enginepress.files import check_relative, explain_os_error, walk_files
 from enginepress.repository import UNPLACED_VERSION
@@ -44,14 +45,14 @@ def assemble(*, engine: Path, checkpoint: Path, recipe: Recipe, output: Path, te
     Args:
         engine: the folder that the builder wrote.
         checkpoint: the folder that has the tokenizer.
-        template: the template's folder, instead of the installed one of the recipe's builder.
+        template: the template's folder, instead of the one that the builder names for this recipe.
 
     Raises:
         RepositoryError: for an empty engine, a checkpoint without tokenizer, or a template that is no valid config.
     """
-    source = template_folder(recipe.engine.builder) if template is None else template
     try:
         plans = plan_models(recipe)
+        source = template_folder(get_builder(recipe.engine.builder).template(recipe)) if template is None else template
         names = {plan.values.name for plan in plans}
         for plan in plans:
             _assemble_model(plan, source, engine, checkpoint, output, names)

@@ -23,13 +23,19 @@ def produce_engine(job: Job, plan: Plan) -> Output:
     builder = get_builder(job.recipe.engine.builder)
 
     def work(output: Path) -> dict[str, Any]:
-        environment = builder.environment()
+        environment = builder.installed(job.recipe)
         check_environment(plan.build_inputs().environment, environment)
         source = build_source(job, plan)
         job.note_progress("build", f"{builder.name} builds a {job.recipe.engine.precision} engine")
         builder.build(source, output, job.recipe, job.log("build"))
         size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
-        return {"builder": builder.name, "checkpoint": plan.revision, "environment": environment, "bytes": size}
+        return {
+            "builder": builder.name,
+            "checkpoint": plan.revision,
+            "environment": environment,
+            "bytes": size,
+            **builder.record(job.recipe),
+        }
 
     return job.workspace.produce("engines", plan.engine_key, work, about=f"build of {job.recipe.name}")
 

@@ -14,7 +14,7 @@ def convert(job: Job, plan: Plan) -> dict[str, Any]:
     if plan.release:
         return {"skipped": f"release {plan.release} is built already"}
     builder = get_builder(job.recipe.engine.builder)
-    if not builder.converts:
+    if not builder.converts(job.recipe):
         return {"skipped": f"{builder.name} reads checkpoints as they are"}
     return {"folder": str(build_source(job, plan))}
 
@@ -23,11 +23,11 @@ def build_source(job: Job, plan: Plan) -> Path:
     """What the builder builds from: the converted checkpoint, or the checkpoint itself."""
     builder = get_builder(job.recipe.engine.builder)
     checkpoint = produce_checkpoint(job, plan.revision)
-    if not builder.converts:
+    if not builder.converts(job.recipe):
         return checkpoint.folder
 
     def work(output: Path) -> dict[str, Any]:
         builder.convert(checkpoint.folder, output, job.recipe, job.log("convert"))
-        return {"checkpoint": plan.revision, "environment": builder.environment()}
+        return {"checkpoint": plan.revision, "environment": builder.installed(job.recipe)}
 
     return job.workspace.produce("converted", plan.engine_key, work, about=f"conversion of {job.recipe.name}").folder

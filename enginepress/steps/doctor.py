@@ -65,8 +65,9 @@ def _machine(recipe: Recipe | None) -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} on {platform.machine()}, {' '.join(platform.libc_ver())}")
     yield _package("kfp", "runs the pipeline", "kfp")
     yield _package("mlflow", "the registry", "mlflow")
-    builder = get_builder(recipe.engine.builder if recipe is not None else "onnxruntime")
-    yield _tried(f"builder {builder.name}", lambda: ", ".join(f"{k} {v}" for k, v in builder.environment().items()))
+    checked = recipe or Recipe.model_validate({"name": "any", "source": "file:///any", "stores": ["file:///any"]})
+    builder = get_builder(checked.engine.builder)
+    yield _tried(f"builder {builder.name}", lambda: ", ".join(f"{k} {v}" for k, v in builder.installed(checked).items()))
     yield _tried("Triton", _triton)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from enginepress import __version__
+from enginepress.engines import get_builder
 from enginepress.errors import GateError
 from enginepress.files import FileEntry
 from enginepress.manifest import Manifest
@@ -89,7 +90,7 @@ def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...]
             "environment": dict(plan.inputs["environment"]),
         },
         recipe=job.recipe.canonical(),
-        served_by=["triton with the python backend and the packages in made_with, on x86-64"],
+        served_by=get_builder(job.recipe.engine.builder).served_by(job.recipe),
     )
 
 

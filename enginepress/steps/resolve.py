@@ -52,9 +52,9 @@ def _discard(workspace: Workspace, plan: Plan) -> None:
 def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
     """The plan for what the source holds now. Writes nothing but the source's own cache."""
     builder = get_builder(recipe.engine.builder)
-    environment = builder.environment()
+    environment = builder.declared(recipe)
     revision = open_source(recipe.source, cache=cache).resolve()
-    inputs = build_inputs(recipe, revision.digest, environment, template_digest(builder.template))
+    inputs = build_inputs(recipe, revision.digest, environment, template_digest(builder.template(recipe)))
     known = open_store(recipe.stores[0]).find(recipe.name, inputs.key)
     plan = Plan(
         run=run,

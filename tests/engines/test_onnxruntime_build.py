@@ -150,14 +150,14 @@ def test_a_checkpoint_without_a_readable_config_is_refused(text: str | None, mes
 
 
 def test_everything_installed_that_can_change_the_engine_is_named_with_its_version() -> None:
-    versions = get_builder("onnxruntime").environment()
+    versions = get_builder("onnxruntime").declared(recipe())
     assert set(versions) == {"onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"}
     assert all(versions.values())
 
 
 def test_the_builder_converts_nothing() -> None:
     builder = get_builder("onnxruntime")
-    assert (builder.name, builder.template, builder.converts) == ("onnxruntime", "onnxruntime", False)
+    assert (builder.name, builder.template(recipe()), builder.converts(recipe())) == ("onnxruntime", "onnxruntime", False)
     assert recipe().engine.builder == builder.name
 
 

@@ -28,6 +28,13 @@ from enginepress.recipe import Recipe
 PACKAGES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """What can change the engine's bytes."""
 
+GPU_ONLY = {
+    "engine": ("kv_cache", "container", "image", "converter", "calibration", "options"),
+    "engine.limits": ("max_input_length", "max_num_tokens", "max_beam_width"),
+    "serving": ("streaming", "bls", "multi_gpu", "parameters", "engine_args"),
+}
+"""Fields that are refused, so that none is silently ignored."""
+
 _INSTALL = "pip install 'enginepress[onnxruntime]' (Python 3.11 or 3.12)"
 
 _NOT_FOR_THE_TOOL = ("TOKEN", "SECRET", "PASSWORD", "PROXY")
@@ -42,8 +49,12 @@ class OnnxRuntimeBuilder:
     """Satisfies `enginepress.engines.Builder`."""
 
     name = "onnxruntime"
-    template = "onnxruntime"
-    converts = False
+
+    def template(self, recipe: Recipe) -> str:
+        return "onnxruntime"
+
+    def converts(self, recipe: Recipe) -> bool:
+        return False
 
     def check(self, config: Mapping[str, Any], recipe: Recipe) -> None:
         _check_recipe(recipe)
@@ -76,7 +87,7 @@ class OnnxRuntimeBuilder:
         if reason := refusal(model, length):
             raise self._unsupported(config, recipe, reason)
 
-    def environment(self) -> dict[str, str]:
+    def declared(self, recipe: Recipe) -> dict[str, str]:
         versions, missing = {}, []
         for package in PACKAGES:
             try:
@@ -89,13 +100,22 @@ class OnnxRuntimeBuilder:
             )
         return versions
 
+    def installed(self, recipe: Recipe) -> dict[str, str]:
+        return self.declared(recipe)
+
+    def record(self, recipe: Recipe) -> dict[str, Any]:
+        return {}
+
+    def served_by(self, recipe: Recipe) -> list[str]:
+        return ["triton with the python backend and the packages in made_with, on x86-64"]
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         raise NotImplementedError("builder 'onnxruntime' converts nothing; `converts` says so")
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:
         config = _read_config(source / "config.json")
         self.check(config, recipe)
-        self.environment()
+        self.installed(recipe)
         model = read_model_config(config)
         # Scratch lies in the output, so that whoever sweeps up a killed build sweeps it up as well.
         scratch = output / ".scratch"
@@ -164,12 +184,21 @@ def _check_recipe(recipe: Recipe) -> None:
             fix="use " + ", ".join(PRECISIONS) + "; no other builder of this version makes it on a CPU",
         )
     for name, size in engine.parallelism.model_dump().items():
-        if size > 1:
+        if (size or 1) > 1:
             raise RecipeError(
                 f"builder 'onnxruntime' runs a model on one CPU and cannot spread it over {size}",
                 where=f"engine.parallelism.{name}",
                 fix="leave engine.parallelism out",
             )
+    for section, fields in GPU_ONLY.items():
+        values = recipe.serving if section == "serving" else engine.limits if section == "engine.limits" else engine
+        for field in fields:
+            if getattr(values, field) != type(values).model_fields[field].get_default(call_default_factory=True):
+                raise RecipeError(
+                    f"builder 'onnxruntime' has no use for '{field}', which is for engines on GPUs",
+                    where=f"{section}.{field}",
+                    fix=f"leave {section}.{field} out",
+                )
     if engine.gpu is not None:
         raise RecipeError(
             f"builder 'onnxruntime' builds for CPUs, not for {engine.gpu.name}", where="engine.gpu", fix="leave engine.gpu out"
