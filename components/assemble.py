@@ -17,7 +17,6 @@ def assemble(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.assemble import assemble
     from enginepress.steps.task import step_task
 
-    return step_task("assemble", assemble, recipe, recipe_digest, plan)
+    return step_task("assemble", recipe, recipe_digest, plan)

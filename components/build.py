@@ -17,7 +17,6 @@ def build(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.build import build
     from enginepress.steps.task import step_task
 
-    return step_task("build", build, recipe, recipe_digest, plan)
+    return step_task("build", recipe, recipe_digest, plan)

@@ -17,7 +17,6 @@ def convert(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.convert import convert
     from enginepress.steps.task import step_task
 
-    return step_task("convert", convert, recipe, recipe_digest, plan)
+    return step_task("convert", recipe, recipe_digest, plan)

@@ -17,7 +17,6 @@ def download(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.download import download
     from enginepress.steps.task import step_task
 
-    return step_task("download", download, recipe, recipe_digest, plan)
+    return step_task("download", recipe, recipe_digest, plan)

@@ -17,7 +17,6 @@ def promote(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.promote import promote
     from enginepress.steps.task import step_task
 
-    return step_task("promote", promote, recipe, recipe_digest, plan)
+    return step_task("promote", recipe, recipe_digest, plan)

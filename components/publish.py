@@ -17,7 +17,6 @@ def publish(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.publish import publish
     from enginepress.steps.task import step_task
 
-    return step_task("publish", publish, recipe, recipe_digest, plan)
+    return step_task("publish", recipe, recipe_digest, plan)

@@ -17,7 +17,6 @@ def register(recipe: str, recipe_digest: str, plan: str) -> str:
     Returns:
         A few facts about what was done, as JSON.
     """
-    from enginepress.steps.register import register
     from enginepress.steps.task import step_task
 
-    return step_task("register", register, recipe, recipe_digest, plan)
+    return step_task("register", recipe, recipe_digest, plan)

@@ -18,6 +18,5 @@ def verify(recipe: str, recipe_digest: str, plan: str) -> str:
         A few facts about what was done, as JSON.
     """
     from enginepress.steps.task import step_task
-    from enginepress.steps.verify import verify
 
-    return step_task("verify", verify, recipe, recipe_digest, plan)
+    return step_task("verify", recipe, recipe_digest, plan)

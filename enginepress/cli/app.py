@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 
@@ -52,6 +54,7 @@ def app() -> None:
 def run_app(command: click.Command) -> None:
     """Runs a command and ends the process: 0 done, 1 failed work, 2 wrong recipe, source or usage, 130 interrupted."""
     try:
+        atexit.register(gc.freeze)  # what kfp loaded would be searched for garbage at the end
         # Without standalone mode click returns the status of a `ctx.exit(n)` instead of ending with it.
         status = command.main(prog_name="enginepress", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

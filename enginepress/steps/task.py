@@ -8,20 +8,20 @@ ended in the workspace: kfp's local runner tells its caller only that an inner t
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from enginepress.canonical import parameter_json
-from enginepress.errors import EnginepressError
-from enginepress.process import die_with
-from enginepress.recipe_file import recipe_from_json
-from enginepress.steps.job import Job, Plan
-from enginepress.workspace import Workspace
+# What loads pydantic and more is imported by the functions: loading what a step uses is part of the step's work, and its
+# clock starts when the function is called.
+if TYPE_CHECKING:
+    from enginepress.steps.job import Job, Plan
 
 OWNER = "ENGINEPRESS_OWNER"
 """Environment variable with the `process.identity` of the process that runs the pipeline, if it runs on this machine."""
@@ -29,35 +29,51 @@ OWNER = "ENGINEPRESS_OWNER"
 RUN = "ENGINEPRESS_RUN"
 """Environment variable that names the run; on a cluster the pipeline's own id does."""
 
-Result = TypeVar("Result")
-Step = Callable[[Job, Plan], dict[str, Any]]
-
 
 def resolve_task(recipe: str, recipe_digest: str, run: str, force: bool) -> str:
     """The first task: makes the plan. Returns it as JSON."""
-    from enginepress.steps.resolve import resolve
 
-    job = _job(recipe, recipe_digest, os.environ.get(RUN, run))
-    plan = _recorded(job, "resolve", lambda: resolve(job, force=force))
+    def work(job: Job) -> Plan:
+        from enginepress.steps.resolve import resolve
+
+        return resolve(job, force=force)
+
+    started = time.time()
+    plan: Plan = _recorded(_job(recipe, recipe_digest, os.environ.get(RUN, run)), "resolve", work, started)
     return plan.to_json()
 
 
-def step_task(name: str, step: Step, recipe: str, recipe_digest: str, plan: str) -> str:
-    """Every other task. Returns the step's facts as JSON."""
+def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
+    """Every other task: calls the function `name` of `enginepress.steps.<name>`. Returns the step's facts as JSON."""
+    started = time.time()
+    from enginepress.canonical import parameter_json
+    from enginepress.steps.job import Plan
+
     the_plan = Plan.from_json(plan)
-    job = _job(recipe, recipe_digest, the_plan.run)
-    return parameter_json(_recorded(job, name, lambda: step(job, the_plan)))
+
+    def work(job: Job) -> dict[str, Any]:
+        step: Callable[[Job, Plan], dict[str, Any]] = getattr(importlib.import_module(f"enginepress.steps.{name}"), name)
+        return step(job, the_plan)
+
+    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.run), name, work, started))
 
 
 def _job(recipe: str, recipe_digest: str, run: str) -> Job:
+    from enginepress.process import die_with
+    from enginepress.recipe_file import recipe_from_json
+    from enginepress.steps.job import Job
+    from enginepress.workspace import Workspace
+
     if owner := os.environ.get(OWNER):
         die_with(owner)
     return Job(recipe_from_json(recipe, recipe_digest), Workspace.from_environment(), run)
 
 
-def _recorded(job: Job, name: str, work: Callable[[], Result]) -> Result:
+def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -> Any:
     """Runs a step and leaves how it ended. A step that fails ends its process: kfp needs no more than that."""
-    started = time.time()
+    from enginepress.errors import EnginepressError
+    from enginepress.steps.job import Plan
+
     record: dict[str, Any] = {"step": name, "status": "running", "started": started}
 
     def leave(**more: Any) -> None:
@@ -65,7 +81,7 @@ def _recorded(job: Job, name: str, work: Callable[[], Result]) -> Result:
 
     leave()
     try:
-        result = work()
+        result = work(job)
     except EnginepressError as error:
         print(f"{name}: {error}", file=sys.stderr)
         leave(status="failed", error=error.to_json(), exit_status=error.exit_status)
@@ -79,4 +95,6 @@ def _recorded(job: Job, name: str, work: Callable[[], Result]) -> Result:
         sys.exit(1)
     facts = asdict(result) if isinstance(result, Plan) else result
     leave(status="done", facts=facts)
+    # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
+    gc.freeze()
     return result
