@@ -11,17 +11,19 @@ from enginepress.cli.options import load_target, open_workspace, target_argument
 @target_argument
 @click.argument("release", type=click.IntRange(min=1))
 @click.option("--channel", "-c", required=True, help="The channel to move, e.g. production.")
+@click.option("--new", is_flag=True, help="Make the channel, though its name is close to that of one that is there.")
 @click.option("--why", default="", help="Kept in the channel's history.")
 @workspace_option
-def promote(target: str, release: int, channel: str, why: str, workspace: str) -> None:
+def promote(target: str, release: int, channel: str, new: bool, why: str, workspace: str) -> None:
     """Point a channel of TARGET (a recipe file, or STORE/MODEL) to RELEASE.
 
     The channel moves in every store of the recipe, then the MLflow alias. `enginepress serve` follows by itself.
     """
-    from enginepress.steps.promote import move_channel, operator
+    from enginepress.steps.promote import is_new_channel, move_channel, operator
     from enginepress.steps.register import default_tracking_uri
 
     recipe = load_target(target)
+    made = is_new_channel(recipe, channel, meant=new)
     uri = default_tracking_uri(open_workspace(workspace))
     move_channel(recipe, channel, release, who=operator(), why=why or "enginepress promote", default_uri=uri)
-    click.echo(f"{recipe.name}: channel {channel} is on release {release}")
+    click.echo(f"{recipe.name}: channel {channel} is on release {release}" + (" (a new channel)" if made else ""))

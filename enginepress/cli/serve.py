@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 import threading
 from pathlib import Path
 
@@ -25,6 +23,7 @@ def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metr
 
     The server follows the channel: after a promote or rollback it loads the other release while it goes on answering.
     """
+    from enginepress.scratch import scratch_folder
     from enginepress.serving.tritonserver import Ports, free_ports
     from enginepress.steps.serve import channel_server, follow_channel
 
@@ -38,18 +37,17 @@ def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metr
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    # Kept if something goes wrong: the error names it.
-    kept = log or Path(tempfile.mkdtemp(prefix="enginepress-serve-")) / "server.log"
-    server = channel_server(recipe, name, log=kept, choose_ports=ports)
-    click.echo(f"starting Triton on channel {name} of {recipe.name} ...", err=True)
-    with server:
-        click.echo(f"serving {recipe.name}: http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics")
-        click.echo(
-            f"""try:  curl -s http://{server.http}/v2/models/{recipe.name}/generate """
-            """-d '{"text_input": "Hello", "max_tokens": 20}'"""
-        )
-        click.echo("Ctrl-C ends it", err=True)
-        follow_channel(server, recipe, name, stop=stop, told=click.echo)
-        click.echo("stopping ...", err=True)
-    if log is None:
-        shutil.rmtree(kept.parent, ignore_errors=True)
+    with scratch_folder("serve", keep_on_error=True) as scratch:  # an error names the log
+        server = channel_server(recipe, name, log=log or scratch / "server.log", choose_ports=ports)
+        click.echo(f"starting Triton on channel {name} of {recipe.name} ...", err=True)
+        with server:
+            click.echo(
+                f"serving {recipe.name}: http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics"
+            )
+            click.echo(
+                f"""try:  curl -s http://{server.http}/v2/models/{recipe.name}/generate """
+                """-d '{"text_input": "Hello", "max_tokens": 20}'"""
+            )
+            click.echo("Ctrl-C ends it", err=True)
+            follow_channel(server, recipe, name, stop=stop, told=click.echo)
+            click.echo("stopping ...", err=True)

@@ -29,7 +29,9 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
     _line("lies in", _near(store.repository(recipe.name, result.release)))
     for channel in recipe.channels:
         _line("channel", f"{channel} -> {_near(store.channel_path(recipe.name, channel))}")
-    _line("time", f"{result.seconds:.1f} s, of which " + ", ".join(f"{s['step']} {s['seconds']:.1f}" for s in result.steps))
+    steps = ", ".join(f"{s['step']} {s['seconds']:.1f}" for s in result.steps)
+    rest = result.seconds - sum(s["seconds"] for s in result.steps)
+    _line("time", f"{result.seconds:.1f} s: {steps}; the other {rest:.1f} started kfp and {len(result.steps)} tasks")
     if report is not None:
         print_gate(report)
         attempt = workspace.path("reports", f"{result.plan.build_key}-{result.plan.checks_digest}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COLORS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-@click.command()
+@click.command(short_help="Check a model repository or a release offline.")
 @click.argument("path", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(path: str, *, as_json: bool) -> None:

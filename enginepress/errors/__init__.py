@@ -22,16 +22,17 @@ class EnginepressError(Exception):
     Attributes:
         message: what is wrong, one sentence, naming the value.
         where: the field, file or address that it is about, or None.
-        fix: what to do next, if possible a command, or None.
+        fix: what to do next, if possible a command; if the caller knows nothing better, what helps with errors of its kind.
         exit_status: what the command line ends with: 2 for a wrong recipe, source or usage, 1 for failed work.
     """
 
     exit_status = 1
+    usual_fix: str | None = None
 
     def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
         self.message = message
         self.where = where
-        self.fix = fix
+        self.fix = fix or self.usual_fix
         super().__init__(message if where is None else f"{where}: {message}")
 
     def to_json(self) -> dict[str, Any]:
@@ -67,12 +68,14 @@ class RecipeError(EnginepressError):
     """Raised when a recipe cannot be read or says something impossible."""
 
     exit_status = 2
+    usual_fix = "change the recipe; `enginepress schema` prints every field with its meaning"
 
 
 class SourceError(EnginepressError):
     """Raised when a checkpoint cannot be had, is incomplete, damaged, unsafe or not what its source published."""
 
     exit_status = 2
+    usual_fix = "mend the checkpoint where it came from, or name another one in `source.uri`, and run again"
 
 
 class UnsupportedModelError(SourceError):
@@ -114,6 +117,8 @@ class GateError(EnginepressError):
 
 class StoreError(EnginepressError):
     """Raised when a store cannot be read or written, or holds something that its manifest does not say."""
+
+    usual_fix = "`enginepress doctor RECIPE` looks at the store and says what is wrong with it"
 
 
 class RegistryError(EnginepressError):

@@ -88,6 +88,8 @@ def validate(path: Path) -> ValidationResult:
         return _unusable(path, "is a file; a model repository is a folder of models")
     if is_release(path):
         return _validate_release(path)
+    if inside := _releases_in(path):
+        return _unusable(path, "is a store's folder, not a repository", f"name one release, e.g. {inside}")
     if (path / CONFIG).exists():
         return _unusable(path, "is one model; a repository is the folder above it")
     repository, unread = read_repository(path)
@@ -158,8 +160,17 @@ def _below(finding: Finding) -> Finding:
     return replace(finding, file=file)
 
 
-def _unusable(path: Path, message: str) -> ValidationResult:
-    finding = error(None, ".", message, "name the folder that holds the models' folders")
+def _releases_in(path: Path) -> str | None:
+    """A release or channel below a store, or below one model's folder in a store; None if `path` is neither."""
+    for pattern in ("channels/*", "releases/[0-9]*", "*/channels/*", "*/releases/[0-9]*"):
+        found = sorted(p for p in path.glob(pattern) if (p.parent.parent / "model.json").is_file())
+        if found:
+            return printable(str(found[-1]))
+    return None
+
+
+def _unusable(path: Path, message: str, fix: str = "name the folder that holds the models' folders") -> ValidationResult:
+    finding = error(None, ".", message, fix)
     return ValidationResult(path, "repository", None, (), (finding,))
 
 

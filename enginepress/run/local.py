@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import BuildError, EnginepressError, error_from_json
-from enginepress.process import identity, last_lines, process_start
+from enginepress.process import identity, last_lines
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import check_secrets, travelling_json
+from enginepress.scratch import scratch_folder
 from enginepress.steps import STEPS
 from enginepress.steps.job import Plan
 from enginepress.steps.outstanding import channel_notes, outstanding
@@ -38,8 +38,6 @@ from enginepress.workspace import ENVIRONMENT, Workspace
 
 KEPT_RUNS = 50
 """Folders in `runs/` that are kept."""
-
-_SCRATCH = "enginepress-run-"
 
 Follow = Callable[[str, str, str], None]
 """Called with a step's name, its status (`running`, `done`, `failed`) and what it says."""
@@ -106,7 +104,7 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
     folder.mkdir(parents=True)
     _forget_old_runs(workspace)
     started = datetime.datetime.now()
-    with _scratch() as scratch:
+    with scratch_folder("run") as scratch:
         environment = {
             ENVIRONMENT: str(workspace.root.resolve()),
             OWNER: identity(),
@@ -147,24 +145,6 @@ def _kfp_run(recipe: Recipe, folder: Path, root: Path, force: bool) -> Exception
         except Exception as error:
             return error
     return None
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for what tasks and the runner keep while they work, named after this process.
-
-    It lies in the system's temporary folder: the runner rewrites the word python3 in paths and opens `{{$`, and Triton trips
-    over spaces, and a workspace may have any name. What killed runs left there is removed.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid, _, start = left.name.removeprefix(_SCRATCH).rpartition("-")[0].partition("-")
-        if pid.isdigit() and process_start(int(pid)) != start:
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{identity().replace(':', '-')}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explained(failure: Exception, steps: list[dict[str, Any]], folder: Path) -> EnginepressError:

@@ -10,12 +10,13 @@ store's names are removed. The next attempt hashes what it finds in the store be
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -56,14 +57,25 @@ def download_checkpoint(
         paths = {file.path: contained_path(output, file.path) for file in revision.files}
         for file in revision.files:
             os.link(_stored(partial_store, file), paths[file.path])
-        check_weights(paths)
-        check_tokenizer(paths["tokenizer.json"])
+        with _named_by_source(revision, output):
+            check_weights(paths)
+            check_tokenizer(paths["tokenizer.json"])
         sync_folder(output)
         for file in revision.files:
             _stored(partial_store, file).unlink(missing_ok=True)
     except OSError as error:
         raise explain_os_error(error, "writing the checkpoint", WorkspaceError) from None
     return tuple(FileEntry(file.path, file.size, hashes[file.path]) for file in revision.files)
+
+
+@contextlib.contextmanager
+def _named_by_source(revision: Revision, folder: Path) -> Iterator[None]:
+    """What is wrong with a file is said about the file at its source: the copy in `folder` is gone when it is read."""
+    try:
+        yield
+    except SourceError as error:
+        where = (error.where or "").replace(str(folder), revision.source)
+        raise type(error)(error.message, where=where or None, fix=error.fix) from None
 
 
 def check_tokenizer(path: Path) -> None:

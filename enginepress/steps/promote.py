@@ -6,12 +6,13 @@ undoes what an operator decided: after a rollback the channel stays where the op
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 from types import EllipsisType
 from typing import Any
 
-from enginepress.errors import RegistryError, StoreError
+from enginepress.errors import RegistryError, StoreError, UsageError
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
@@ -100,6 +101,27 @@ def move_channel(
         ) from None
     # Last, so that a run that could not move the alias tries again.
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+
+
+def is_new_channel(recipe: Recipe, channel: str, *, meant: bool) -> bool:
+    """Whether neither the recipe nor its primary store knows this channel yet.
+
+    Args:
+        meant: the operator says that a new one is wanted, however much its name is like that of another.
+
+    Raises:
+        UsageError: for what looks like a misspelt channel.
+    """
+    known = {*recipe.channels, *open_store(recipe.stores[0]).channels(recipe.name)}
+    if channel in known:
+        return False
+    if not meant and (near := difflib.get_close_matches(channel, sorted(known), n=1, cutoff=0.75)):
+        raise UsageError(
+            f"{recipe.name} has no channel '{channel}'",
+            where="--channel",
+            fix=f"did you mean '{near[0]}'? If not, say --new",
+        )
+    return True
 
 
 def activate(

@@ -161,8 +161,13 @@ class FileStore:
             progress=progress,
         )
 
-    def verify(self, model: str, number: int, *, progress: publishing.Progress | None = None) -> list[Difference]:
+    def verify(
+        self, model: str, number: int, *, contents: bool = True, progress: publishing.Progress | None = None
+    ) -> list[Difference]:
         """Reads and hashes every file of a release and says where it is not what its manifest says.
+
+        Args:
+            contents: False compares names and sizes only, which takes no time.
 
         Raises:
             StoreError: if there is no such release, or its manifest is damaged.
@@ -177,7 +182,7 @@ class FileStore:
                     found.append(Difference(entry.path, "link"))
                 elif not path.is_file():
                     found.append(Difference(entry.path, "missing"))
-                elif path.stat().st_size != entry.size or hash_file(path) != entry.sha256:
+                elif path.stat().st_size != entry.size or (contents and hash_file(path) != entry.sha256):
                     found.append(Difference(entry.path, "changed"))
                 if progress is not None:
                     progress(entry.size)
@@ -284,7 +289,13 @@ class FileStore:
         Raises:
             StoreError: no such release, not where it was expected, store full or not writable.
         """
-        self.manifest(model, number)
+        if different := self.verify(model, number, contents=False):
+            more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+            raise StoreError(
+                f"release {number} of {model} is damaged ({different[0]}{more}), so no channel is pointed to it",
+                where=str(self._folder(model).repository(number)),
+                fix="promote another release, or restore this one's files from another store or a backup",
+            )
         return links.activate(
             self._folder(model),
             channel,

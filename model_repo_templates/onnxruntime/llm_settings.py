@@ -23,11 +23,11 @@ class Settings:
 
     max_concurrent_requests: int = 64
     """Requests answered or waiting at one time; one more gets an error."""
-    max_tokens_default: int = 256
+    max_tokens_default: int = 128
     """Tokens of an answer whose request does not say, at most: clipped to what the prompt leaves."""
     slow_path_requests: int = 2
     """Requests on the second path at one time (see llm_slow_path); 0 switches that path off."""
-    max_batch_size: int = 16
+    max_batch_size: int = 8
     """Requests that one engine answers together, at most."""
     engines: int = 4
     """Groups of requests answered at one time, at most."""

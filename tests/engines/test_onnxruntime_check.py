@@ -137,6 +137,27 @@ def test_a_precision_that_the_builder_lacks_is_refused_naming_those_it_has(preci
     assert "float32, int8, int4" in caught.value.fix
 
 
+def test_of_a_quantized_checkpoint_the_unquantized_one_is_asked_for() -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        _check(_changed(quantization_config={"quant_method": "gptq"}))
+    assert "name the unquantized checkpoint" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("engine", "where"),
+    [
+        ({"kv_cache": "fp8"}, "engine.kv_cache"),
+        ({"container": "26.07"}, "engine.container"),
+        ({"options": {"build": {"gemm_plugin": "auto"}}}, "engine.options"),
+        ({"limits": {"max_beam_width": 2}}, "engine.limits.max_beam_width"),
+    ],
+)
+def test_a_field_for_gpus_is_refused_and_not_ignored(engine: dict[str, Any], where: str) -> None:
+    with pytest.raises(RecipeError, match="engines on GPUs") as caught:
+        _check(LLAMA, **engine)
+    assert caught.value.where == where
+
+
 def test_a_family_that_is_not_quantized_is_refused_in_int4() -> None:
     config = _changed(architectures=["GptOssForCausalLM"], model_type="gpt_oss")
     with pytest.raises(RecipeError, match="GptOssForCausalLM in float32 only, not in int4"):

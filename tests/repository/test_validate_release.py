@@ -155,3 +155,12 @@ def test_a_numbered_repository_whose_paths_have_no_root_is_warned_about(tmp_path
         "llama-preprocessing/config.pbtxt",
         "llama-postprocessing/config.pbtxt",
     }
+
+
+@pytest.mark.parametrize("below", ["", "tiny"])
+def test_a_store_is_told_from_a_repository_and_a_release_in_it_is_named(tmp_path: Path, below: str) -> None:
+    _release(tmp_path / "store/tiny")
+    (tmp_path / "store/tiny/model.json").write_text("{}")
+    (finding,) = validate(tmp_path / "store" / below).findings
+    assert "is a store's folder" in finding.message
+    assert str(tmp_path / "store/tiny/releases/7") in finding.fix

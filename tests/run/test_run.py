@@ -158,6 +158,16 @@ def test_a_rollback_after_a_promotion_undoes_it(finished: Finished, checkpoint: 
     assert "no earlier release" in last.stderr
 
 
+def test_a_misspelt_channel_is_not_made(finished: Finished) -> None:
+    wrong = enginepress("promote", finished.recipe, "1", "-c", "candidat")
+    assert wrong.returncode == 2
+    assert "did you mean 'candidate'" in wrong.stderr
+    meant = enginepress("promote", finished.recipe, "1", "-c", "candidat", "--new", "-w", finished.folder / "workspace")
+    assert "candidat is on release 1 (a new channel)" in meant.stdout
+    other = enginepress("promote", finished.recipe, "1", "-c", "production", "-w", finished.folder / "workspace")
+    assert "production is on release 1 (a new channel)" in other.stdout
+
+
 def test_a_damaged_release_does_not_bar_the_way_to_the_others(finished: Finished, checkpoint: Path) -> None:
     recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 15})
     assert run_json(recipe)["release"] == 2

@@ -346,3 +346,20 @@ def test_a_reader_always_finds_one_whole_release_behind_a_moving_channel(three: 
         reader.stop()
         assert reading.result() > 30
     assert reader.problems == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_no_channel_is_pointed_to_a_release_whose_files_are_not_its_manifests(three: FileStore, damage: str) -> None:
+    moved(three, 1)
+    file = three.repository(MODEL, 2) / "tiny/2/engine/part0.bin"
+    if damage == "foreign":
+        file.with_name("extra.bin").write_bytes(b"extra")
+    else:
+        file.chmod(0o644)
+        file.unlink()
+    if damage == "truncated":
+        file.write_bytes(b"wei")
+    with pytest.raises(StoreError, match="release 2 of tiny is damaged") as caught:
+        promote(three, "production", 2)
+    assert caught.value.fix
+    assert three.channel(MODEL, "production") == 1

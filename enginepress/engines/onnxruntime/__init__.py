@@ -62,7 +62,12 @@ class OnnxRuntimeBuilder:
         if architecture not in FAMILIES:
             raise self._unsupported(config, recipe, REFUSED.get(architecture, "the model builder does not know it"))
         if config.get("quantization_config") is not None:
-            raise self._unsupported(config, recipe, f"it is quantized already ({_quantization(config)})")
+            raise self._unsupported(
+                config,
+                recipe,
+                f"it is quantized already ({_quantization(config)})",
+                fix="name the unquantized checkpoint that it was made from, and the precision in engine.precision",
+            )
         if config.get("auto_map") is not None and not recipe.source.trust_remote_code:
             raise SourceError(
                 "'auto_map' names Python code of the checkpoint's own, which is not run",
@@ -155,11 +160,13 @@ class OnnxRuntimeBuilder:
         """Runs the model builder to its end; its exit status."""
         return run_logged(argv, log=log, env=env, cwd=cwd)
 
-    def _unsupported(self, config: Mapping[str, Any], recipe: Recipe, reason: str) -> UnsupportedModelError:
+    def _unsupported(
+        self, config: Mapping[str, Any], recipe: Recipe, reason: str, *, fix: str | None = None
+    ) -> UnsupportedModelError:
         others = can_build(config, recipe, but=self.name)
         if others:
             fix = "builders that can: " + ", ".join(others) + " (engine.builder in the recipe)"
-        else:
+        elif fix is None:
             fix = "no other builder of this version can; 'onnxruntime' builds " + ", ".join(sorted(FAMILIES))
         return UnsupportedModelError(
             f"builder 'onnxruntime' cannot build this {architecture_of(config)}: {reason}", where=WHERE, fix=fix
