@@ -109,7 +109,7 @@ Medians, measured in alternating order; ratios carry further than seconds. `benc
 
 The full run's steps, in seconds: {steps}.
 The rest, {run.seconds - run.work:.1f} s, is starting the command and importing kfp, and for each of the nine tasks a shell, an
-interpreter and kfp's executor. Above 1.2 the goal is missed: the tasks' starts are what is left to shorten.
+interpreter and kfp's executor.
 """
 
 

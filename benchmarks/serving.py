@@ -2,7 +2,8 @@
 
 A Llama of 230 million random parameters (hidden 1024, 20 layers), int8. In each round, in turns: the engine called directly
 in one process (`og.Generator`), one stream through Triton, eight streams at a time, and a 4-token request that is sent while a
-200-token one is being answered. Tokens per second are those of all streams together.
+200-token one is being answered. Tokens per second are those of all streams together, from the prompt's arrival to the last
+token, called directly and through Triton alike.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ for counted in (False, True):
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(ids) + tokens, do_sample=False)
     generator = og.Generator(model, params)
-    generator.append_tokens(ids)
     start = time.perf_counter()
+    generator.append_tokens(ids)
     count = 0
     while not generator.is_done():
         generator.generate_next_token()
