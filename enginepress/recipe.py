@@ -30,6 +30,10 @@ Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nv
 _SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
+UNSERVED_CHANNEL = "candidate"
+"""The only channel for a release that no server has ever loaded."""
+
+
 def _secret_reference(value: str) -> str:
     if not _SECRET.fullmatch(value):
         raise ValueError("a secret is never written into a recipe: name an environment variable, as ${NAME}")
@@ -228,7 +232,10 @@ class Load(_Section):
 class Checks(_Section):
     """What a build must show before it is published."""
 
-    served: bool = Field(True, description="Serve it with the real Triton before publishing.")
+    served: bool = Field(
+        True,
+        description="Serve it with the real Triton before publishing. What was published unserved stays on channel candidate.",
+    )
     prompts: list[Prompt] = Field(default_factory=list)
     reference: str | dict[str, Any] | None = Field(
         None,
@@ -293,6 +300,11 @@ class Recipe(_Section):
             raise ValueError("stores: a store is named twice")
         if len(set(self.channels)) != len(self.channels):
             raise ValueError("channels: a channel is named twice")
+        if not self.checks.served and (beyond := [c for c in self.channels if c != UNSERVED_CHANNEL]):
+            raise ValueError(
+                f"channels: with checks.served: false a release goes to channel {UNSERVED_CHANNEL} only, "
+                f"not to {', '.join(beyond)}"
+            )
         return self
 
     def canonical(self) -> dict[str, Any]:

@@ -29,6 +29,16 @@ def _with(**changes: Any) -> dict[str, Any]:
     return {**MINIMAL, **changes}
 
 
+def test_an_unserved_release_may_be_wanted_on_candidate_only(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    text = "name: m\nsource: file:///m\nstores: [file:///s]\nchecks: {served: false}\n"
+    path.write_text(text)
+    assert load_recipe(path).channels == ["candidate"]
+    path.write_text(text + "channels: [candidate, production]\n")
+    with pytest.raises(RecipeError, match="goes to channel candidate only, not to production"):
+        load_recipe(path)
+
+
 def test_a_minimal_recipe_has_sensible_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(_write(tmp_path, MINIMAL))
     assert recipe.engine.builder == "onnxruntime"

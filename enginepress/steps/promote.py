@@ -13,7 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import RegistryError, StoreError, UsageError
-from enginepress.recipe import Recipe
+from enginepress.recipe import UNSERVED_CHANNEL, Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
 from enginepress.repository.place import place
@@ -87,6 +87,13 @@ def move_channel(
                 where=store.url,
                 fix=f"`enginepress releases` lists what is there: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
             )
+    if channel != UNSERVED_CHANNEL and not was_served(stores[0], recipe.name, number):
+        raise StoreError(
+            f"release {number} of {recipe.name} was published unserved: no server has loaded it, "
+            f"so it stays on channel {UNSERVED_CHANNEL}",
+            where=stores[0].url,
+            fix="run its recipe with checks.served: true where it can be served; the release stays the same and is gated then",
+        )
     for store in stores:
         if store.channel(recipe.name, channel) != number:
             expected = expect if store is stores[0] else ...
@@ -101,6 +108,13 @@ def move_channel(
         ) from None
     # Last, so that a run that could not move the alias tries again.
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+
+
+def was_served(store: FileStore, model: str, number: int) -> bool:
+    """Whether a gate has served this release, before it was published or since."""
+    if store.manifest(model, number).made_with.get("gate") != "unserved":
+        return True
+    return any(name.startswith("checks-") and record.get("gate") for name, record in store.records(model, number).items())
 
 
 def is_new_channel(recipe: Recipe, channel: str, *, meant: bool) -> bool:

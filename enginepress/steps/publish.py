@@ -88,6 +88,7 @@ def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...]
             "enginepress": __version__,
             "builder": job.recipe.engine.builder,
             "environment": dict(plan.inputs["environment"]),
+            "gate": "served" if job.recipe.checks.served else "unserved",
         },
         recipe=job.recipe.canonical(),
         served_by=get_builder(job.recipe.engine.builder).served_by(job.recipe),

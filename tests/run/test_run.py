@@ -158,6 +158,21 @@ def test_a_rollback_after_a_promotion_undoes_it(finished: Finished, checkpoint: 
     assert "no earlier release" in last.stderr
 
 
+def test_what_no_server_has_loaded_stays_on_candidate_until_it_is_gated(tmp_path: Path, checkpoint: Path) -> None:
+    recipe = write_recipe(tmp_path, checkpoint, checks={"served": False})
+    assert run_json(recipe)["release"] == 1
+    manifest = json.loads((tmp_path / "store/tiny/releases/1/manifest.json").read_text())
+    assert manifest["made_with"]["gate"] == "unserved"
+    refused = enginepress("promote", recipe, "1", "-c", "production", "-w", tmp_path / "workspace")
+    assert refused.returncode == 1
+    assert "published unserved" in refused.stderr
+    write_recipe(tmp_path, checkpoint)
+    again = run_json(recipe)
+    assert again["release"] == 1, "the same release, gated now"
+    allowed = enginepress("promote", recipe, "1", "-c", "production", "-w", tmp_path / "workspace")
+    assert allowed.returncode == 0, allowed.stderr
+
+
 def test_a_misspelt_channel_is_not_made(finished: Finished) -> None:
     wrong = enginepress("promote", finished.recipe, "1", "-c", "candidat")
     assert wrong.returncode == 2
