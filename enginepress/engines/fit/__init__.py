@@ -24,7 +24,17 @@ from enginepress.engines.versions import Container
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
 
-__all__ = ["Change", "FitPlan", "Problem", "check", "check_parallelism", "gpu_and_container", "plan", "refusal"]
+__all__ = [
+    "Change",
+    "FitPlan",
+    "Problem",
+    "check",
+    "check_parallelism",
+    "gpu_and_container",
+    "plan",
+    "plan_without_changes",
+    "refusal",
+]
 
 
 def plan(config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container) -> FitPlan:
@@ -37,8 +47,24 @@ def plan(config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gp
     Raises:
         SourceError, UnsupportedModelError: if config.json does not say what the model is.
     """
-    found = assess(read_shape(config), weight_bytes, recipe, gpu, container)
-    return found if found.fits else replace(found, changes=changes_for(found, weight_bytes))
+    shape = read_shape(config)
+    found = assess(shape, weight_bytes, recipe, gpu, container)
+    if not found.fits:
+        return replace(found, changes=changes_for(found, weight_bytes))
+    for profile in gpu.mig[:-1] if found.world_size == 1 else ():  # the last is the whole GPU
+        part = gpu.profile(profile.name)
+        if (
+            smaller := assess(shape, weight_bytes, recipe, part, container)
+        ).fits and smaller.full_requests == found.full_requests:
+            return replace(found, notes=(*found.notes, f"the MIG profile {profile.name} suffices: engine.gpu.name: {part.name}"))
+    return found
+
+
+def plan_without_changes(
+    config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container
+) -> FitPlan:
+    """Like `plan`, without looking for changes: for comparing many GPUs."""
+    return assess(read_shape(config), weight_bytes, recipe, gpu, container)
 
 
 def check(config: Mapping[str, Any], recipe: Recipe, weight_bytes: int | None = None) -> FitPlan:
@@ -60,9 +86,11 @@ def refusal(found: FitPlan) -> RecipeError:
     error = combined(found.problems)
     offers = [f"{change.text} ({change.why})" for change in found.changes]
     if not offers:
-        return RecipeError(error.message, where=error.where, fix=error.fix or "no single change is known with which it fits")
-    said = f"{error.fix}. " if error.fix else ""
-    return RecipeError(error.message, where=error.where, fix=said + "fits with " + "; or ".join(offers))
+        return RecipeError(error.message, where=error.where, fix=error.fix or "no change of one or two fields makes it fit")
+    said = f"{error.fix}\n" if error.fix else ""
+    fits = f"it fits with {offers[0]}" if len(offers) == 1 else "it fits with any of these, the smallest change first:"
+    lines = [fits, *(f"  {offer}" for offer in offers)] if len(offers) > 1 else [fits]
+    return RecipeError(error.message, where=error.where, fix=said + "\n".join(lines))
 
 
 def gpu_and_container(recipe: Recipe) -> tuple[Gpu, Container]:

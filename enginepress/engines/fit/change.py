@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from enginepress.recipe import Recipe
 
 
@@ -35,9 +33,7 @@ class Change:
 def _with(model: Any, path: list[str], value: Any) -> Any:
     if len(path) == 1:
         return model.model_copy(update={path[0]: value})
-    inner = getattr(model, path[0])
-    assert isinstance(inner, BaseModel), path
-    return model.model_copy(update={path[0]: _with(inner, path[1:], value)})
+    return model.model_copy(update={path[0]: _with(getattr(model, path[0]), path[1:], value)})
 
 
 def _shown(value: Any) -> str:

@@ -28,6 +28,9 @@ MIN_TOKENS = 512
 BY_QUALITY = ("float16", "bfloat16", "fp8", "int8", "nvfp4", "int4_awq", "w4a8_awq", "int4")
 """Precisions that save memory, roughly by what they cost in quality. SmoothQuant is left out: int8 weights save the same."""
 
+CALIBRATED = ("fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq")
+"""Precisions that are measured with texts."""
+
 GPUS_A_NODE = (1, 2, 4, 8)
 MAX_NODES = 8
 AT_MOST = 6
@@ -47,9 +50,12 @@ class _Search:
         self.shape: Shape = plan.shape
         self.recipe: Recipe = plan.recipe
         self.weight_bytes = weight_bytes
+        # On several nodes nothing is of use without these.
+        nodes = plan.recipe.engine.gpu.nodes if plan.recipe.engine.gpu is not None else 1
+        self.always = _unserved(plan.recipe) if nodes > 1 else ()
 
     def fits(self, change: Change) -> bool:
-        recipe = change.apply(self.recipe)
+        recipe = self.whole(change).apply(self.recipe)
         gpu, container = self.plan.gpu, self.plan.container
         try:
             if recipe.engine.gpu is not None and recipe.engine.gpu != self.recipe.engine.gpu:
@@ -60,33 +66,42 @@ class _Search:
         except EnginepressError:
             return False
 
+    def whole(self, change: Change) -> Change:
+        """With what is needed beside every change."""
+        named = {name for name, _ in change.fields}
+        return Change((*change.fields, *(f for f in self.always if f[0] not in named)), change.why)
+
     def singles(self) -> Iterator[Change]:
+        if self.always and self.fits(Change((), "")):
+            yield Change(self.always, "unserved: for channel candidate only")
+            return
         for kind in (
             self.fewer_tokens,
             self.fewer_requests,
             self.smaller_cache,
             self.shorter,
             self.precision,
+            self.spread,
             self.more_gpus,
             self.other_gpu,
             self.more_nodes,
         ):
-            yield from kind()
+            yield from map(self.whole, kind())
 
     def pairs(self) -> Iterator[Change]:
         """Precision together with more GPUs, another GPU or more nodes; more GPUs of another kind."""
         for precision in self._precisions():
-            first = Change((("engine.precision", precision),), "")
+            first = Change((("engine.precision", precision),), self._weights_in(precision))
             for second in (*self._gpu_counts(), *self._node_counts()):
-                both = Change((*first.fields, *second.fields), f"{precision} weights; {second.why}")
+                both = Change((*first.fields, *second.fields), f"{first.why}; {second.why}")
                 if self.fits(both):
-                    yield both
+                    yield self.whole(both)
                     break
         for count in self._gpu_counts():
             for other in self._other_gpus():
                 both = Change((*other.fields, *count.fields), f"{other.why}; {count.why}")
                 if self.fits(both):
-                    yield both
+                    yield self.whole(both)
                     break
 
     # Each kind gives at most its smallest change ----------------------------------------------------------------------
@@ -130,8 +145,23 @@ class _Search:
 
     def precision(self) -> Iterator[Change]:
         for name in self._precisions():
-            change = Change((("engine.precision", name),), f"weights of {WEIGHT_BYTES[name]:.2g} bytes each")  # type: ignore[index]
+            change = Change((("engine.precision", name),), self._weights_in(name))
             if self.fits(change):
+                yield change
+                return
+
+    def spread(self) -> Iterator[Change]:
+        """Another spread over the GPUs that there are, or over fewer of them, where the recipe's is impossible."""
+        gpu, parallelism = self.recipe.engine.gpu, self.recipe.engine.parallelism
+        if gpu is None or not any(p.where.startswith(("engine.parallelism", "engine.gpu.count")) for p in self.plan.problems):
+            return
+        for tensor in reversed(usable_tensor_sizes(self.shape, self.recipe, gpu.count)):
+            named = {"tensor": tensor, "pipeline": gpu.nodes, "context": 1, "moe_tensor": None, "moe_expert": None}
+            fields = [(f"engine.parallelism.{k}", v) for k, v in named.items() if getattr(parallelism, k) != v]
+            if tensor != gpu.count:
+                fields.append(("engine.gpu.count", tensor))
+            change = Change(tuple(fields), f"{tensor * gpu.nodes} GPUs in all")
+            if fields and self.fits(change):
                 yield change
                 return
 
@@ -161,10 +191,15 @@ class _Search:
         now: Any = self.recipe.engine.precision
         possible = self.plan.container.can(self.recipe.engine.builder, self.plan.gpu.sm)
         impossible = now not in possible
-        own = self.shape.dtype
-        for name in sorted(BY_QUALITY, key=lambda name: name != own):  # the checkpoint's own before all others
-            if name in possible and (impossible or WEIGHT_BYTES[name] < WEIGHT_BYTES[now]):  # type: ignore[index]
-                yield name
+        smaller = [name for name in BY_QUALITY if name in possible and (impossible or _bytes(name) < _bytes(now))]
+        if impossible:  # what saves as much as what was asked for, before all others
+            smaller.sort(key=lambda name: abs(_bytes(name) - _bytes(now)))
+        yield from smaller
+
+    def _weights_in(self, precision: str) -> str:
+        bits = round(8 * _bytes(precision))
+        measured = precision in CALIBRATED and self.recipe.engine.calibration is None
+        return f"weights of {bits} bits" + (", made with engine.calibration" if measured else "")
 
     def _gpu_counts(self) -> Iterator[Change]:
         """More GPUs of this kind in each node, with tensor parallelism over all of them."""
@@ -207,9 +242,19 @@ class _Search:
         for factor in (2, 3, 4, 6, 8):
             nodes, pipeline = gpu.nodes * factor, parallelism.pipeline * factor
             if nodes <= MAX_NODES and pipeline <= self.shape.layers:
-                fields: list[tuple[str, Any]] = [("engine.gpu.nodes", nodes), ("engine.parallelism.pipeline", pipeline)]
-                if self.recipe.checks.served:
-                    fields.append(("checks.served", False))
-                if any(name != "candidate" for name in self.recipe.channels):
-                    fields.append(("channels", ["candidate"]))
-                yield Change(tuple(fields), f"{nodes} nodes, unserved: for channel candidate only")
+                fields = (("engine.gpu.nodes", nodes), ("engine.parallelism.pipeline", pipeline), *_unserved(self.recipe))
+                yield Change(fields, f"{nodes} nodes, unserved: for channel candidate only")
+
+
+def _bytes(precision: Any) -> float:
+    return WEIGHT_BYTES[precision]
+
+
+def _unserved(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+    """What a recipe for several nodes must say."""
+    fields: list[tuple[str, Any]] = []
+    if recipe.checks.served:
+        fields.append(("checks.served", False))
+    if any(name != "candidate" for name in recipe.channels):
+        fields.append(("channels", ["candidate"]))
+    return tuple(fields)

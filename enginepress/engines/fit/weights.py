@@ -46,8 +46,8 @@ def weights_of(shape: Shape, recipe: Recipe, weight_bytes: int | None) -> Weight
     checkpoint = weight_bytes if weight_bytes is not None else said
     factor = checkpoint / said
     if shape.quantization is not None:
-        rank, total = _kept(shape, recipe, checkpoint)
-        return Weights(rank, total, checkpoint, weight_bytes is not None)
+        kept, all_kept = _kept(shape, recipe, checkpoint)
+        return Weights(kept, all_kept, checkpoint, weight_bytes is not None)
     more = factor > FILES_SAY_MORE
     rank = _rank_bytes(shape, recipe) * (factor if more else 1)
     world = recipe.engine.parallelism.world_size
