@@ -165,7 +165,9 @@ def _find(name: str) -> Gpu:
     known = _by_plain_name()
     if wanted in known:
         return known[wanted]
-    starts = [gpu.name for gpu in load_gpus() if _plain(gpu.name).startswith(wanted)] if wanted else []
+    # What is left out may be the form and the memory, not more: "RTX 6000" is another GPU than RTX 6000 Ada.
+    rest = re.compile(re.escape(wanted) + r"(sxm\d|pcie|nvl)?(\d+gb)?")
+    starts = [gpu.name for gpu in load_gpus() if wanted and rest.fullmatch(_plain(gpu.name))]
     if len(starts) == 1:
         return known[_plain(starts[0])]
     if starts:
