@@ -15,6 +15,7 @@ from enginepress.errors import EnginepressError
 # In the order in which people meet them.
 COMMANDS = {
     "run": "enginepress.cli.run",
+    "plan": "enginepress.cli.plan",
     "releases": "enginepress.cli.releases",
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
