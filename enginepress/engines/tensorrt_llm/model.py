@@ -1,0 +1,27 @@
+"""The few things that conversion and build need to know of a checkpoint's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length", "n_ctx")
+_COMPUTED = ("float16", "bfloat16")
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the model was made for, or None if config.json does not say it."""
+    for name in _CONTEXT:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def compute_type(config: Mapping[str, Any], precision: str) -> str:
+    """What is not quantized is computed in this: the recipe's precision where that is one, else the checkpoint's own type,
+    where float32 becomes float16 as the tools' `auto` does it."""
+    if precision in ("float32", "float16", "bfloat16"):
+        return precision
+    written = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    return written if written in _COMPUTED else "float16"
