@@ -132,14 +132,15 @@ def _split(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 _HEAD = re.compile(r"^ {1,4}(?P<head>-\S.*?)(?:\s{2,}\S.*)?$")
 """A line of argparse's help that names a flag: its spellings and placeholders, then two blanks and maybe its description."""
 
-_SPELLING = re.compile(r"(?:^|, )(?P<name>--?[A-Za-z][\w-]*)(?: (?P<value>\{[^}]*\}(?: \.\.\.)?|\[?[^,-][^,]*))?")
+_VALUE = r"\[?\{[^}]*\}\]?(?: \[\{[^}]*\} \.\.\.\])?|[^,{-][^,]*"
+_SPELLING = re.compile(rf"(?:^|, )(?P<name>--?[A-Za-z][\w-]*)(?: (?P<value>{_VALUE}))?")
 
 
 def parse_help(text: str, *, tool: str, version: str) -> Contract:
     """The flags in what argparse prints for `--help`. Other lines, such as a tool's greeting, are skipped."""
     flags = []
     for line in text.splitlines():
-        if (found := _HEAD.match(line)) is None:
+        if (found := _HEAD.match(line.rstrip())) is None:
             continue
         names, value = [], ""
         for spelling in _SPELLING.finditer(found["head"]):
@@ -155,7 +156,7 @@ def parse_help(text: str, *, tool: str, version: str) -> Contract:
                 names=tuple(sorted(names, key=lambda name: not name.startswith("--"))),
                 kind="str" if value else "flag",
                 choices=choices,
-                nargs="?" if re.fullmatch(r"\[[^\]]*\]", value.strip()) else "+" if "..." in value else None,
+                nargs="+" if "..." in value else "?" if re.fullmatch(r"\[.*\]", value.strip()) else None,
             )
         )
     return Contract(tool, version, tuple(flags))

@@ -8,7 +8,7 @@ reading is of the release itself, several speak for it: only what all of them ag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
