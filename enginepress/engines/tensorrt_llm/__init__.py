@@ -105,7 +105,9 @@ class TensorRtLlmBuilder:
                 if conversion.calibrates:
                     assert recipe.engine.calibration is not None, "plan_conversion refuses that"
                     write_texts(recipe.engine.calibration, scratch / places.CALIBRATION)
-                self._run(find_tools(target.image), conversion.tool, conversion.command, target, log=log, scratch=scratch)
+                tools = find_tools(target.image)
+                _check_version(machine.local_packages(tools.python), target)
+                self._run(tools, conversion.tool, conversion.command, target, log=log, scratch=scratch)
         check_ranks(output, recipe.engine.parallelism.world_size, ".safetensors")
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
@@ -117,6 +119,7 @@ class TensorRtLlmBuilder:
         tools = find_tools(target.image)
         gpu = machine.local_gpu()
         packages = machine.local_packages(tools.python)
+        _check_version(packages, target)
         check_ranks(source, recipe.engine.parallelism.world_size, ".safetensors")
         arguments = plan_build(config, recipe, version=target.tensorrt_llm, sm=target.sm)
         kept = timing_cache.timing_cache(output, gpu=target.gpu, sm=gpu.sm, tensorrt=packages["tensorrt"])
@@ -206,6 +209,16 @@ def _unknown(config: Mapping[str, Any], target: Target) -> bool:
     except SourceError:
         return True
     return False
+
+
+def _check_version(packages: Mapping[str, str], target: Target) -> None:
+    """A checkpoint or an engine of another version than planned would fail at the very end, when it is loaded."""
+    if packages["tensorrt_llm"] != machine.plain_version(target.tensorrt_llm):
+        raise BuildError(
+            f"TensorRT-LLM here is {packages['tensorrt_llm']}, and Triton {target.tag} has {target.tensorrt_llm}",
+            where="engine.container",
+            fix=f"run this step in {target.image}, or name the release of this container in engine.container",
+        )
 
 
 def _converter_versions(recipe: Recipe) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from enginepress.engines.tensorrt_llm import contracts, places
 from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, FAMILIES, architecture_name, release_of
-from enginepress.engines.tensorrt_llm.model import context_of
+from enginepress.engines.tensorrt_llm.model import context_of, longest_sequence
 from enginepress.engines.tensorrt_llm.options import Arguments, enabled, merge_options
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
@@ -71,11 +71,11 @@ def limits_of(config: Mapping[str, Any], recipe: Recipe) -> dict[str, int]:
             where="engine.limits.max_sequence_length",
             fix="set it",
         )
-    if context is not None and length > context:
+    if (most := longest_sequence(config)) is not None and length > most:
         raise RecipeError(
-            f"{length} is more than the {context} tokens that the model was made for ('max_position_embeddings')",
+            f"{length} is more than the {most} tokens that the model was made for ('max_position_embeddings')",
             where="engine.limits.max_sequence_length",
-            fix=f"set it to {context} or less, or leave it out",
+            fix=f"set it to {most} or less, or leave it out",
         )
     longest = limits.max_input_length or length
     if longest > length:
@@ -84,7 +84,15 @@ def limits_of(config: Mapping[str, Any], recipe: Recipe) -> dict[str, int]:
             where="engine.limits.max_input_length",
             fix=f"set it to {length} or less, or raise engine.limits.max_sequence_length",
         )
-    tokens = limits.max_num_tokens or min(MAX_NUM_TOKENS, max(length, limits.max_batch_size * limits.max_beam_width))
+    all_tokens = length * limits.max_batch_size
+    tokens = limits.max_num_tokens or min(MAX_NUM_TOKENS, max(length, limits.max_batch_size * limits.max_beam_width), all_tokens)
+    if tokens > all_tokens:
+        raise RecipeError(
+            f"{tokens} tokens in one pass are more than {limits.max_batch_size} sequences of {length} can have, "
+            "so that trtllm-build would lower it",
+            where="engine.limits.max_num_tokens",
+            fix=f"set it to {all_tokens} or less",
+        )
     if tokens < limits.max_batch_size * limits.max_beam_width:
         raise RecipeError(
             f"{tokens} tokens in one pass are fewer than one for each of {limits.max_batch_size} requests"

@@ -18,6 +18,24 @@ def context_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+def longest_sequence(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a sequence may have at most: with a rotary embedding that is stretched, more than `context_of`.
+
+    As trtllm-build counts (tensorrt_llm/builder.py: `_init_max_seq_len`), but where config.json has the stretched number already.
+    """
+    context = context_of(config)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if context is None or not isinstance(scaling, Mapping):
+        return context
+    kind = scaling.get("rope_type") or scaling.get("type")
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if kind not in ("linear", "dynamic", "yarn") or not isinstance(factor, (int, float)) or isinstance(factor, bool):
+        return context
+    if isinstance(original, int) and context > original:
+        return context
+    return int(context * max(factor, 1))
+
+
 def compute_type(config: Mapping[str, Any], precision: str) -> str:
     """What is not quantized is computed in this: the recipe's precision where that is one, else the checkpoint's own type,
     where float32 becomes float16 as the tools' `auto` does it."""

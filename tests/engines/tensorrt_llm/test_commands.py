@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enginepress.engines.tensorrt_llm import commands, places
 from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, FAMILIES, release_of
-from enginepress.engines.tensorrt_llm.build_command import plan_build
+from enginepress.engines.tensorrt_llm.build_command import limits_of, plan_build
 from enginepress.engines.tensorrt_llm.convert_command import plan_conversion
 from enginepress.engines.tensorrt_llm.options import command_line
 from enginepress.errors import EnginepressError, RecipeError
@@ -187,6 +187,42 @@ def test_limits_become_flags() -> None:
     assert _value(line, "--max_beam_width") == "2"
 
 
+@pytest.mark.parametrize(
+    ("scaling", "most"),
+    [
+        (None, 4096),
+        ({"rope_type": "yarn", "factor": 4.0}, 16384),
+        ({"type": "linear", "factor": 2}, 8192),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 4096),
+        ({"rope_type": "longrope", "factor": 8.0}, 4096),
+    ],
+)
+def test_a_stretched_rotary_embedding_allows_longer_sequences(scaling: dict[str, Any] | None, most: int) -> None:
+    stretched = config(rope_scaling=scaling)
+    limits = {"max_sequence_length": most}
+    assert limits_of(stretched, recipe(limits=limits))["max_seq_len"] == most
+    assert limits_of(stretched, recipe())["max_seq_len"] == 4096
+    with pytest.raises(RecipeError, match=f"{most + 1} is more than the {most} tokens"):
+        limits_of(stretched, recipe(limits={"max_sequence_length": most + 1}))
+
+
+@given(
+    batch=st.integers(1, 4096),
+    length=st.one_of(st.none(), st.integers(8, 4096)),
+    beams=st.integers(1, 8),
+)
+def test_default_limits_are_ones_that_the_tool_leaves_alone(batch: int, length: int | None, beams: int) -> None:
+    asked = recipe(limits={"max_batch_size": batch, "max_sequence_length": length, "max_beam_width": beams})
+    limits = _unless_refused(lambda: limits_of(config(), asked))
+    if limits is not None:
+        assert limits["max_num_tokens"] <= min(8192, limits["max_seq_len"] * batch)
+        assert limits["max_num_tokens"] >= batch * beams
+        assert limits["max_input_len"] <= limits["max_seq_len"]
+    else:
+        assert batch * beams > 8192 or beams > (length or 4096)
+
+
 def test_ranks_are_built_on_as_many_gpus_as_there_are() -> None:
     assert _value(_build(parallelism={"tensor": 8, "pipeline": 2}), "--workers") == "8"
     assert _value(_build(gpu={"name": "H100-SXM5-80GB"}, parallelism={"tensor": 2}), "--workers") == "1"
@@ -360,6 +396,11 @@ def test_a_conversion_that_no_tool_does_is_refused(
     [
         ({"limits": {"max_sequence_length": 8192}}, "engine.limits.max_sequence_length", "8192 is more than the 4096"),
         ({"limits": {"max_sequence_length": 64, "max_input_length": 65}}, "engine.limits.max_input_length", "65 tokens"),
+        (
+            {"limits": {"max_batch_size": 2, "max_sequence_length": 64, "max_num_tokens": 129}},
+            "engine.limits.max_num_tokens",
+            "more than 2 sequences of 64",
+        ),
         ({"limits": {"max_batch_size": 64, "max_num_tokens": 63}}, "engine.limits.max_num_tokens", "63 tokens .* 64 requests"),
         ({"options": {"build": {"max_seq_len": 99}}}, "engine.options.build.max_seq_len", "not set here"),
         ({"options": {"build": {"max_decoder_seq_len": 9}}}, "engine.options.build.max_decoder_seq_len", "not set here"),
