@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +67,10 @@ class Builder(Protocol):
         """
 
 
-_BUILDERS = {"onnxruntime": "enginepress.engines.onnxruntime"}
+_BUILDERS = {
+    "onnxruntime": "enginepress.engines.onnxruntime",
+    "tensorrt_llm": "enginepress.engines.tensorrt_llm",
+}
 
 
 def get_builder(name: str) -> Builder:
@@ -86,16 +90,25 @@ def get_builder(name: str) -> Builder:
     return builder
 
 
+_asking: ContextVar[bool] = ContextVar("asking other builders", default=False)
+
+
 def can_build(config: Mapping[str, Any], recipe: Recipe, *, but: str) -> list[str]:
     """Names of the other builders that would take this checkpoint (for error messages)."""
     from enginepress.errors import EnginepressError
 
+    if _asking.get():  # a builder that is asked here asks nobody in turn
+        return []
+    token = _asking.set(True)
     found = []
-    for name in sorted(_BUILDERS):
-        if name != but:
-            try:
-                get_builder(name).check(config, recipe)
-            except EnginepressError:
-                continue
-            found.append(name)
+    try:
+        for name in sorted(_BUILDERS):
+            if name != but:
+                try:
+                    get_builder(name).check(config, recipe)
+                except EnginepressError:
+                    continue
+                found.append(name)
+    finally:
+        _asking.reset(token)
     return found

@@ -1,0 +1,152 @@
+"""What the stand-in executables do. Run as `python -m`-less scripts that `image.py` writes; imports nothing heavy.
+
+STAND_IN_VERSION and STAND_IN_READING say which release is stood in for; STAND_IN_SAYS and STAND_IN_STATUS make a tool print
+what the real one prints when it fails, and end so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.engines.stand_ins.parser import make_parser
+
+NO_PIPELINE = ("phi", "mamba", "glm", "opt", "bloom", "gptneox")
+CALIBRATED = ("fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq")
+
+
+def main(tool: str) -> None:
+    version = os.environ["STAND_IN_VERSION"]
+    print(f"[TensorRT-LLM] TensorRT-LLM version: {version}")
+    leaked = [name for name in os.environ if ("TOKEN" in name and name != "TOKENIZERS_PARALLELISM") or "SECRET" in name]
+    assert not leaked, f"the tool can see {leaked}"
+    assert os.environ.get("HF_HUB_OFFLINE") == "1", "the tool could download"
+    readings = dict(pair.split("=") for pair in os.environ["STAND_IN_READINGS"].split(";"))
+    arguments = vars(make_parser(tool, readings.get(tool, readings["*"])).parse_args())
+    if says := os.environ.get("STAND_IN_SAYS"):
+        print(says, flush=True)
+        status = int(os.environ.get("STAND_IN_STATUS", "1"))
+        if status < 0:
+            os.kill(os.getpid(), -status)
+            signal.pause()
+        sys.exit(status)
+    if tool == "trtllm-build":
+        build(arguments, version)
+    else:
+        convert(tool, arguments)
+
+
+def convert(tool: str, a: dict[str, Any]) -> None:
+    """Stands in for a convert_checkpoint.py, or for quantize.py."""
+    family = tool.removeprefix("convert-")
+    tensor = a.get("tp_size") or a.get("world_size") or 1
+    pipeline, context = a.get("pp_size") or 1, a.get("cp_size") or 1
+    assert pipeline == 1 or family not in NO_PIPELINE, "Pipeline parallelism is not supported."
+    if a.get("moe_tp_size") is not None:
+        moe_tensor = a["moe_tp_size"] if a["moe_tp_size"] > 0 else tensor // max(a["moe_ep_size"], 1)
+        moe_expert = a["moe_ep_size"] if a["moe_ep_size"] > 0 else tensor // moe_tensor
+        assert moe_tensor * moe_expert == tensor, "moe_tp_size * moe_ep_size must equal to tp_size"
+    source = Path(a["model_dir"])
+    assert "mpt" not in str(source), "quantize.py takes such a path for MPT"
+    config = json.loads((source / "config.json").read_text())
+    if (tool == "quantize" and (a["qformat"] in CALIBRATED or a["kv_cache_dtype"])) or a.get("smoothquant"):
+        folder = Path(a["calib_dataset"])
+        if not folder.is_dir() or "cnn_dailymail" in str(folder):
+            raise NotImplementedError(f"Unsupported dataset name or local repo directory: {folder}.")
+        texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
+        assert texts, "nothing to calibrate with"
+    output = Path(a.get("output_dir") or a["output_model_dir"])
+    world = tensor * pipeline * context
+    algorithm = {"int8_wo": "W8A16", "int4_wo": "W4A16", "fp8": "FP8", "nvfp4": "NVFP4", "int4_awq": "W4A16_AWQ"}.get(
+        a.get("qformat") or ""
+    )
+    if a.get("use_weight_only"):
+        algorithm = {"int8": "W8A16", "int4": "W4A16"}[a["weight_only_precision"]]
+    vocabulary, hidden = 8, 4
+    for rank in range(world):
+        write_tensors(
+            output / f"rank{rank}.safetensors",
+            {
+                "transformer.vocab_embedding.weight": (vocabulary, hidden),
+                "transformer.layers.0.attention.qkv.weight": (3 * hidden // tensor if hidden % tensor == 0 else 3, hidden),
+                "lm_head.weight": (vocabulary, hidden),
+            },
+        )
+    written = {
+        "architecture": config["architectures"][0],
+        "dtype": a["dtype"],
+        "vocab_size": config.get("vocab_size", vocabulary),
+        "hidden_size": config.get("hidden_size", hidden),
+        "num_hidden_layers": config.get("num_hidden_layers", 1),
+        "num_attention_heads": config.get("num_attention_heads", 1),
+        "max_position_embeddings": config.get("max_position_embeddings"),
+        "hidden_act": "silu",
+        "mapping": {"world_size": world, "tp_size": tensor, "pp_size": pipeline, "cp_size": context},
+        "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": (a.get("kv_cache_dtype") or "").upper() or None},
+    }
+    (output / "config.json").write_text(json.dumps(written))
+    print("Total time of converting checkpoints: 00:00:01")
+
+
+def build(a: dict[str, Any], version: str) -> None:
+    """Stands in for trtllm-build."""
+    source, output = Path(a["checkpoint_dir"]), Path(a["output_dir"])
+    config = json.loads((source / "config.json").read_text())
+    mapping, cache = config["mapping"], config["quantization"]["kv_cache_quant_algo"]
+    if a["use_paged_context_fmha"] == "enable" and cache == "INT8":
+        raise RuntimeError("Paged Context FMHA doesn't work with int8 kv cache currently.")
+    if a["use_paged_context_fmha"] == "enable" and cache == "FP8" and config["quantization"]["quant_algo"] != "FP8":
+        raise RuntimeError("FP8 Paged Context FMHA only works with fp8 quantization workflow currently.")
+    if a["multiple_profiles"] == "enable" and a["opt_num_tokens"] is not None:
+        raise RuntimeError("multiple_profiles and opt_num_tokens exclude each other")
+    for rank in range(mapping["world_size"]):
+        assert (source / f"rank{rank}.safetensors").is_file(), f"rank{rank}.safetensors is missing"
+        if str(rank) != os.environ.get("STAND_IN_LOSES_RANK"):
+            (output / f"rank{rank}.engine").write_bytes(b"ftrt" + os.urandom(60))
+    names = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "max_beam_width", "kv_cache_type")
+    limits = {name: a[name] for name in names}
+    if "STAND_IN_MAX_BATCH_SIZE" in os.environ:
+        limits["max_batch_size"] = int(os.environ["STAND_IN_MAX_BATCH_SIZE"])
+    plugins = {name: a[name] for name in ("gemm_plugin", "tokens_per_block", "use_paged_context_fmha", "reduce_fusion")}
+    written = {
+        "version": os.environ.get("STAND_IN_WRITES_VERSION", version),
+        "pretrained_config": config,
+        "build_config": {**limits, "plugin_config": plugins, "input_timing_cache": a["input_timing_cache"]},
+    }
+    (output / "config.json").write_text(json.dumps(written))
+    known = Path(a["input_timing_cache"])
+    Path(a["output_timing_cache"]).write_bytes((known.read_bytes() if known.exists() else b"") + b"timing;")
+    print("[TRT-LLM] [I] Total time of building all engines: 00:00:01")
+
+
+def nvidia_smi() -> None:
+    """Stands in for nvidia-smi: STAND_IN_GPUS is name,compute capability,driver;…"""
+    rows = [row.split(",") for row in os.environ["STAND_IN_GPUS"].split(";") if row]
+    if not rows:
+        print("No devices were found")
+        sys.exit(6)
+    for number, (name, capability, driver) in enumerate(rows):
+        if "-L" in sys.argv:
+            print(f"GPU {number}: {name} (UUID: GPU-0000)")
+            if profile := os.environ.get("STAND_IN_MIG"):
+                print(f"  MIG {profile}     Device  0: (UUID: MIG-0000)")
+        else:
+            print(f"{name}, {capability}, {driver}")
+
+
+def write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file with zeros in float16."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from enginepress.engines.tensorrt_llm import release
+from enginepress.engines.tensorrt_llm.release import Target
+from enginepress.errors import RecipeError
+from tests.engines.stand_ins.image import target
+
+Enter = Callable[..., Target]
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Enter:
+    """`on("1.2.1", sm="90")`: the release matrix, the GPUs and the rules of parallelism say this, and nothing more."""
+
+    def enter(version: str = "1.2.1", **more: str) -> Target:
+        found = target(version, **more)
+
+        def target_of(recipe: object) -> Target:
+            if recipe.engine.gpu is None:  # type: ignore[attr-defined]
+                raise RecipeError("the recipe names no GPU", where="engine.gpu")
+            return found
+
+        monkeypatch.setattr(release, "target_of", target_of)
+        monkeypatch.setattr(release, "known_gpu", lambda name: {"NVIDIA H100 80GB HBM3": "H100-SXM5-80GB"}.get(name, name))
+        monkeypatch.setattr(release, "check_parallelism", lambda config, recipe: None)
+        return found
+
+    enter()
+    return enter
