@@ -89,7 +89,7 @@ def fact_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             made_with = ", ".join(f"{name} {version}" for name, version in sorted(gate["reference"]["made_with"].items()))
             rows.append(("reference", gate["live"] or f"{gate['reference']['source']}" + (f", {made_with}" if made_with else "")))
         else:
-            rows.append(("reference", "no reference"))
+            rows.append(("reference", "no reference" + (f": {gate['live']}" if gate["live"] else "")))
     return rows
 
 

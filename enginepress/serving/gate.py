@@ -20,6 +20,7 @@ from enginepress.serving.client import Answer, Question, ask_grpc, ask_http
 from enginepress.serving.gate_result import CheckResult, GateResult, PromptResult, percent
 from enginepress.serving.load import LoadResult, measure_load
 from enginepress.serving.reference import Reference, ReferenceAnswer, agreement
+from enginepress.serving.servable import check_servable_here
 from enginepress.serving.tritonserver import TritonServer
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ def run_gate(repository: Path, recipe: Recipe, reference: Reference | None = Non
         live: what to say about a reference that is not a file of the recipe's, e.g. "release 7 on production".
 
     Raises:
+        GateError: for an engine that was built for another machine.
         ServerError: if Triton cannot be started or does not load the model.
         RepositoryError: if the repository cannot be placed.
     """
     from enginepress.repository.place import content_digest_of, place, write_placement
 
     began = time.monotonic()
+    check_servable_here(repository)
     placed = folder / "scratch" / "gated"
     placed.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,6 +10,7 @@ from enginepress.repository.place import place, write_placement
 from enginepress.serving.client import Question, ask_http
 from enginepress.serving.gate import GATED_NUMBER, encoder_of
 from enginepress.serving.reference import Reference, ReferenceAnswer
+from enginepress.serving.servable import check_servable_here
 from enginepress.serving.tritonserver import TritonServer
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ def live_reference(repository: Path, recipe: Recipe, *, folder: Path) -> Referen
         folder: gets live-server.log; scratch is made inside it and removed.
 
     Raises:
+        GateError: if its engine was built for another machine.
         ServerError: if that release cannot be served here, or does not answer.
     """
+    check_servable_here(repository)
     placed = folder / "scratch" / "live"
     placed.parent.mkdir(parents=True, exist_ok=True)
     encode = encoder_of(repository)

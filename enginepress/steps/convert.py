@@ -28,6 +28,6 @@ def build_source(job: Job, plan: Plan) -> Path:
 
     def work(output: Path) -> dict[str, Any]:
         builder.convert(checkpoint.folder, output, job.recipe, job.log("convert"))
-        return {"checkpoint": plan.revision, "environment": builder.installed(job.recipe)}
+        return {"checkpoint": plan.revision, "environment": builder.declared(job.recipe)}
 
     return job.workspace.produce("converted", plan.engine_key, work, about=f"conversion of {job.recipe.name}").folder

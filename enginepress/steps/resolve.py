@@ -13,6 +13,7 @@ from enginepress.errors import SourceError
 from enginepress.recipe import Recipe
 from enginepress.repository.templates import template_digest
 from enginepress.sources import Revision
+from enginepress.sources.glance import WEIGHTS
 from enginepress.sources.open import open_source
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.verify import check_reference
@@ -70,7 +71,7 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
 
 
 def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
-    """Reads config.json, which is small, and asks the builder whether it can build and run that."""
+    """Reads config.json, which is small, and asks the builder whether it can build and run that, and whether it fits."""
     raw = open_source(recipe.source, cache=cache).read(revision, "config.json")
     try:
         config = json.loads(raw)
@@ -79,3 +80,7 @@ def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
     if not isinstance(config, dict):
         raise SourceError("is not a JSON object", where=os.path.join(recipe.source.uri, "config.json"))
     get_builder(recipe.engine.builder).check(config, recipe)
+    if recipe.engine.gpu is not None:
+        from enginepress.engines import fit
+
+        fit.check(config, recipe, sum(file.size for file in revision.files if file.path.endswith(WEIGHTS)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginepress.errors import EnginepressError, StoreError
 from enginepress.recipe import Recipe
+from enginepress.serving.servable import check_servable_here
 from enginepress.serving.tritonserver import Ports, TritonServer
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
@@ -20,6 +21,7 @@ def channel_server(recipe: Recipe, channel: str, *, log: Path, choose_ports: Cal
 
     Raises:
         StoreError: if the channel points to nothing.
+        GateError: if its engine was built for another machine.
     """
     store = open_store(recipe.stores[0])
     if store.channel(recipe.name, channel) is None:
@@ -29,6 +31,7 @@ def channel_server(recipe: Recipe, channel: str, *, log: Path, choose_ports: Cal
             where=store.url,
             fix=f"channels are: {known}" if known else "`enginepress run RECIPE` makes the first release and moves its channels",
         )
+    check_servable_here(store.channel_path(recipe.name, channel))
     return TritonServer(
         store.channel_path(recipe.name, channel),
         log=log,

@@ -163,7 +163,11 @@ def _reference(job: Job, plan: Plan, folder: Path) -> tuple[Reference | None, st
     if number is None or number == plan.release:
         return None, ""
     job.note_progress("verify", f"asking release {number}, which is on {recipe.channels[0]}")
-    answers = live_reference(store.repository(recipe.name, number), recipe, folder=folder)
+    try:
+        answers = live_reference(store.repository(recipe.name, number), recipe, folder=folder)
+    except GateError as error:
+        # An engine of another container or GPU: that must not keep its successor from being published.
+        return None, f"release {number} on {recipe.channels[0]} cannot be asked here: {error.message}"
     return answers, f"release {number} on channel {recipe.channels[0]}"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from enginepress.canonical import sha256_hex
 from enginepress.errors import EnginepressError, LockedError, StoreError
 from enginepress.files import FileEntry, check_relative, commit_folder, copy_hashed, sync_tree
-from enginepress.locks import Lock
+from enginepress.locks import Lock, left_by_the_dead
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
 from enginepress.stores.layout import ModelFolder, store_errors
@@ -214,7 +214,7 @@ def _sweep(partial: Path, *, now: float, but: str) -> None:
                 owner.unlink(missing_ok=True)
     for name in names:
         # A lock's own temporary files, if its holder was killed between two system calls.
-        if name.startswith(".") and _beat_is_old(partial / name, now):
+        if name.startswith(".") and (left_by_the_dead(partial / name) or _beat_is_old(partial / name, now)):
             with contextlib.suppress(OSError):
                 (partial / name).unlink()
 
