@@ -211,7 +211,7 @@ def unsupported(gpu: Gpu, builder: str, precision: str, kv_cache: str | None, co
         )
     if precision not in gpu.precisions:
         return RecipeError(
-            f"{precision} is impossible on {what}: {table['needs'].get(precision, 'the hardware lacks it')}",
+            f"{precision} is impossible on {what}: {need(precision)}",
             where="engine.precision",
             fix=_instead(usable) + _gpus_with(precision, builder, container),
         )
@@ -235,6 +235,11 @@ def unsupported(gpu: Gpu, builder: str, precision: str, kv_cache: str | None, co
             fix="leave it out for 16 bit" + (", or use " + ", ".join(can) if can else ""),
         )
     return None
+
+
+def need(precision: str) -> str:
+    """Why a precision needs hardware, in a clause."""
+    return str(load_table("gpus")["needs"].get(precision, "the hardware lacks it"))
 
 
 def _instead(precisions: list[str]) -> str:

@@ -167,6 +167,35 @@ def test_a_checkpoint_that_is_quantized_already_is_planned_as_its_files_are() ->
     assert weights.rank == pytest.approx(files / 8, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "gpu", "word"),
+    [
+        ({"quant_method": "fp8"}, "A100-SXM4-80GB", "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "A10", "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "H100-SXM5-80GB", "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "A30", "fp8"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "A40", "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "A40", "w4a8_awq"),
+    ],
+)
+def test_a_checkpoint_that_is_quantized_for_other_hardware_is_refused(quantization: Any, gpu: str, word: str) -> None:
+    of = recipe(gpu, builder="llmapi", precision="bfloat16")
+    container = versions.choose(of)
+    plan = fit.plan(config("llama-3-8b", quantization_config=quantization), None, of, gpus.find(gpu), container)
+    assert plan.problems[0].where == "config.json"
+    assert f"quantized already, in {word}" in plan.problems[0].message
+    assert any(dict(c.fields).get("engine.gpu.name") for c in plan.changes)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "bitsandbytes"])
+def test_a_checkpoint_that_is_quantized_for_this_hardware_is_not(method: str) -> None:
+    of = recipe("L4", builder="llmapi", precision="bfloat16")
+    quantized = config("llama-3-8b", quantization_config={"quant_method": method, "bits": 4})
+    plan = fit.plan(quantized, None, of, *fit.gpu_and_container(of))
+    assert plan.fits
+    assert plan.weights.rank < 10 * GB
+
+
 # What the one published log says --------------------------------------------------------------------------------------
 
 
