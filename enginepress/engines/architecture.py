@@ -275,7 +275,7 @@ class _Reader:
             heads=heads,
             kv_heads=min(heads, self._kv_heads(heads)),
             head_dim=head_dim,
-            intermediate_size=self._intermediate(hidden),
+            intermediate_size=self.maybe("intermediate_size_mlp") or self._intermediate(hidden),
             gated=gated,
             vocab_size=self.size(*_VOCABULARY),
             context=self.size(*_CONTEXT),
@@ -306,15 +306,17 @@ class _Reader:
             return None
         width = self.maybe("moe_intermediate_size") or self._intermediate(hidden)
         shared = self.natural("shared_expert_intermediate_size") or self.natural("n_shared_experts") * width
+        if "intermediate_size_mlp" in self.config:  # Llama 4: one shared expert, and plain layers of another width
+            shared = width
         return Experts(count, min(count, self.maybe(*_ACTIVE) or 1), width, shared, self._expert_layers(layers))
 
     def _expert_layers(self, layers: int) -> int:
         """DeepSeek begins with plain layers; Qwen names plain layers and may have experts in every n-th layer only."""
         first_plain = min(layers, self.natural("first_k_dense_replace"))
-        step = self.natural("decoder_sparse_step") or self.natural("moe_layer_freq") or 1
+        step = self.natural("decoder_sparse_step") or self.natural("interleave_moe_layer_step") or 0
+        by_step, step = step > 1, step or self.natural("moe_layer_freq") or 1
         plain = self.config.get("mlp_only_layers")
         named = set(plain) if isinstance(plain, list) else set()
-        by_step = self.natural("decoder_sparse_step") > 1
         return sum(
             1
             for layer in range(first_plain, layers)

@@ -61,7 +61,7 @@ class Gpu:
         marketed_gb: GB on the box.
         architecture: "Hopper".
         cuda: the first CUDA version that knows it.
-        nvlink: GPUs that one NVLink domain joins; 1 if none.
+        nvlink: GPUs that one NVLink domain joins; 1 if none. across_nodes: also those of several nodes.
         precisions: what the hardware can do.
         smi_names: product names as nvidia-smi prints them.
         mig: its profiles, smallest first.
@@ -79,6 +79,7 @@ class Gpu:
     precisions: tuple[str, ...]
     smi_names: tuple[str, ...]
     mig: tuple[MigProfile, ...] = ()
+    across_nodes: bool = False
     parent: str | None = None
     sm_share: Fraction = Fraction(1)
 
@@ -96,6 +97,7 @@ class Gpu:
                     name=f"{self.name}-MIG-{name}",
                     memory_bytes=profile.memory_bytes,
                     nvlink=1,
+                    across_nodes=False,
                     smi_names=tuple(f"{smi} MIG {name}" for smi in self.smi_names),
                     mig=(),
                     parent=self.name,
@@ -126,6 +128,7 @@ def _gpu(table: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Gpu:
         architecture=architecture["name"],
         cuda=architecture["cuda"],
         nvlink=entry["nvlink"],
+        across_nodes=entry.get("across_nodes", False),
         precisions=tuple(architecture["precisions"]),
         smi_names=tuple(entry["smi"]),
         mig=_profiles(table["mig"].get(entry.get("mig"), {}), memory),
@@ -208,7 +211,7 @@ def unsupported(gpu: Gpu, builder: str, precision: str, kv_cache: str | None, co
         )
     if precision not in gpu.precisions:
         return RecipeError(
-            f"{precision} is impossible on {what}: {table['needs'].get(precision, 'the hardware lacks it')}",
+            f"{precision} is impossible on {what}: {need(precision)}",
             where="engine.precision",
             fix=_instead(usable) + _gpus_with(precision, builder, container),
         )
@@ -232,6 +235,11 @@ def unsupported(gpu: Gpu, builder: str, precision: str, kv_cache: str | None, co
             fix="leave it out for 16 bit" + (", or use " + ", ".join(can) if can else ""),
         )
     return None
+
+
+def need(precision: str) -> str:
+    """Why a precision needs hardware, in a clause."""
+    return str(load_table("gpus")["needs"].get(precision, "the hardware lacks it"))
 
 
 def _instead(precisions: list[str]) -> str:

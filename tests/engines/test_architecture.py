@@ -103,6 +103,32 @@ def test_experts_in_every_second_layer_and_named_plain_layers_are_counted() -> N
     assert shape.expert_layers == 23
 
 
+def test_llama_4_has_a_shared_expert_and_plain_layers_of_another_width() -> None:
+    scout = {
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "model_type": "llama4",
+        "text_config": {
+            "model_type": "llama4_text",
+            "vocab_size": 202048,
+            "hidden_size": 5120,
+            "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "num_local_experts": 16,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 1,
+            "max_position_embeddings": 10485760,
+            "tie_word_embeddings": False,
+        },
+    }
+    assert read_shape(scout).parameters == pytest.approx(107.8e9, rel=0.01), "109 billion with the part for images"
+    scout["text_config"]["interleave_moe_layer_step"] = 2  # type: ignore[index]
+    assert read_shape(scout).expert_layers == 24
+
+
 def test_latent_attention_is_read() -> None:
     shape = read_shape(config("deepseek-v3"))
     assert shape.latent is not None

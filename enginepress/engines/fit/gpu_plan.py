@@ -18,7 +18,7 @@ from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.host import Host, host_of
 from enginepress.engines.fit.parallelism import parallelism_problems
 from enginepress.engines.fit.problem import Problem, of_error
-from enginepress.engines.fit.sizes import GB, GIB
+from enginepress.engines.fit.sizes import GB, GIB, quantized_as
 from enginepress.engines.fit.weights import Weights, weights_of
 from enginepress.engines.fit.working import activations_of, cache_pool, overhead_of, tokens_of
 from enginepress.engines.gpus import Gpu
@@ -238,9 +238,18 @@ def _container_problems(plan: FitPlan) -> list[Problem]:
     if engine.builder not in container.builders:
         reason = container.refused.get(engine.builder, "it is not known there")
         return [Problem(versions.FIELD, f"builder '{engine.builder}' does not work in Triton {container.tag}: {reason}", "")]
-    # A checkpoint that is quantized already says itself what it needs; here only the recipe's precision is judged.
     if error := gpus.unsupported(plan.gpu, engine.builder, engine.precision, engine.kv_cache, container):
         return [of_error(error)]
+    own = quantized_as(plan.shape.quantization)
+    if own is not None and own not in plan.gpu.precisions:
+        return [
+            Problem(
+                "config.json",
+                f"the checkpoint is quantized already, in {own}, which is impossible on {plan.gpu.name} (SM {plan.gpu.sm}, "
+                f"{plan.gpu.architecture}): {gpus.need(own)}",
+                "name the checkpoint that is not quantized, or another GPU",
+            )
+        ]
     if container.cuda and versions.version_key(container.cuda) < versions.version_key(plan.gpu.cuda):
         return [
             Problem(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 AWQ_GROUP = 128
 """Weights that share a scale in AWQ (`--awq_block_size` of TensorRT-LLM's quantize.py)."""
 
+AWQ = ("int4_awq", "w4a8_awq")
+
 _TENSOR = "engine.parallelism.tensor"
 _PIPELINE = "engine.parallelism.pipeline"
 
@@ -81,43 +83,43 @@ def usable_tensor_sizes(shape: Shape, recipe: Recipe, limit: int) -> list[int]:
 
 
 def _tensor_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
-    size, problems = recipe.engine.parallelism.tensor, []
+    """The first thing that the size does not divide."""
+    size = recipe.engine.parallelism.tensor
     if size == 1:
         return []
     if shape.heads % size:
-        problems.append(
-            Problem(
-                _TENSOR,
-                f"{size} does not divide the model's {shape.heads} attention heads",
-                f"use {_divisors(shape.heads, size)}",
-            )
-        )
-    elif shape.latent is None and shape.kv_heads % size and size % shape.kv_heads:
-        problems.append(
+        return [
+            Problem(_TENSOR, f"{size} does not divide the {shape.heads} attention heads", f"use {_divisors(shape.heads, size)}")
+        ]
+    if shape.latent is None and shape.kv_heads % size and size % shape.kv_heads:
+        return [
             Problem(
                 _TENSOR,
                 f"{size} neither divides the model's {shape.kv_heads} key/value heads nor is a multiple of them",
                 f"use {_divisors(shape.kv_heads, size)} or a multiple of {shape.kv_heads}",
             )
-        )
-    if shape.expert_layers < shape.layers and shape.intermediate_size % size:
-        problems.append(
+        ]
+    if shape.expert_layers == shape.layers:
+        return []
+    if shape.intermediate_size % size:
+        return [
             Problem(
                 _TENSOR,
                 f"{size} does not divide the width of the feed-forward layers, {shape.intermediate_size}",
                 f"use {_divisors(shape.intermediate_size, size)}",
             )
-        )
-    elif recipe.engine.precision in ("int4_awq", "w4a8_awq") and (shape.intermediate_size // size) % AWQ_GROUP:
-        problems.append(
+        ]
+    columns = shape.intermediate_size // size
+    if recipe.engine.precision in AWQ and columns % AWQ_GROUP:
+        return [
             Problem(
                 _TENSOR,
-                f"with {size}, a rank has {shape.intermediate_size // size} of {shape.intermediate_size} columns of the "
-                f"feed-forward layers, which is no multiple of AWQ's groups of {AWQ_GROUP}",
+                f"with {size}, a rank has {columns} of {shape.intermediate_size} columns of the feed-forward layers, which is no "
+                f"multiple of AWQ's groups of {AWQ_GROUP}",
                 "use a smaller size, or another precision",
             )
-        )
-    return problems
+        ]
+    return []
 
 
 def _pipeline_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
@@ -149,11 +151,10 @@ def _context_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
 
 def _expert_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
     parallelism = recipe.engine.parallelism
-    if parallelism.moe_tensor is None and parallelism.moe_expert is None:
-        return []
+    said = parallelism.moe_tensor is not None or parallelism.moe_expert is not None
     where = "engine.parallelism.moe_tensor" if parallelism.moe_tensor is not None else "engine.parallelism.moe_expert"
     if shape.experts is None:
-        return [Problem(where, "the model has no experts", "leave moe_tensor and moe_expert out")]
+        return [Problem(where, "the model has no experts", "leave moe_tensor and moe_expert out")] if said else []
     split, problems = expert_split(parallelism), []
     if split.tensor * split.expert != parallelism.tensor:
         problems.append(
@@ -175,9 +176,20 @@ def _expert_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
     if shape.experts.intermediate_size % split.tensor:
         problems.append(
             Problem(
-                "engine.parallelism.moe_tensor",
+                "engine.parallelism.moe_tensor" if said else _TENSOR,
                 f"{split.tensor} does not divide an expert's width, {shape.experts.intermediate_size}",
-                f"use {_divisors(shape.experts.intermediate_size, split.tensor)}",
+                f"use {_divisors(shape.experts.intermediate_size, split.tensor)}, or moe_expert to deal experts out whole",
+            )
+        )
+        return problems
+    columns = shape.experts.intermediate_size // split.tensor
+    if recipe.engine.precision in AWQ and split.tensor > 1 and columns % AWQ_GROUP:
+        problems.append(
+            Problem(
+                "engine.parallelism.moe_tensor" if said else _TENSOR,
+                f"with {split.tensor}, a rank has {columns} of {shape.experts.intermediate_size} columns of an expert, which is "
+                f"no multiple of AWQ's groups of {AWQ_GROUP}",
+                f"set moe_tensor: 1 and moe_expert: {parallelism.tensor} to deal experts out whole, or use another precision",
             )
         )
     return problems
@@ -243,7 +255,7 @@ def _wiring_problems(recipe: Recipe, gpu: Gpu) -> list[Problem]:
                 f"use one instance, or whole {gpu.parent} GPUs",
             )
         ]
-    if group > count and group > gpu.nvlink:
+    if group > count and (group > gpu.nvlink or not gpu.across_nodes):
         nodes = -(-group // count)
         return [
             Problem(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from enginepress.recipe import Precision
 
 GIB = 2**30
@@ -40,6 +43,26 @@ QUANTIZED_BYTES = {
     "mxfp4": 0.5 + 1 / 32,
 }
 """Of one weight in a checkpoint that is quantized already, by `quant_method`, where the sizes of its files are not known."""
+
+
+def quantized_as(quantization: Mapping[str, Any] | None) -> Precision | None:
+    """What a checkpoint's own `quantization_config` asks of the hardware, as one of our precisions; None if nothing known.
+
+    Enough to refuse a GPU that cannot compute in it; whether a builder takes such a checkpoint is for the builder to say.
+    """
+    if quantization is None:
+        return None
+    method = str(quantization.get("quant_method", "")).lower()
+    algorithm = str(quantization.get("quant_algo") or quantization.get("format") or "").lower()
+    if "nvfp4" in algorithm or "nvfp4" in method:
+        return "nvfp4"
+    if method in ("fp8", "fbgemm_fp8") or algorithm.startswith("fp8") or algorithm == "float-quantized":
+        return "fp8"
+    if "w4a8" in algorithm:
+        return "w4a8_awq"
+    if method in ("awq", "gptq") or "awq" in algorithm or algorithm == "pack-quantized":
+        return "int4_awq"
+    return None
 
 
 def is_quantized(precision: Precision) -> bool:

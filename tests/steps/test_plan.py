@@ -1,0 +1,208 @@
+"""The plan of a recipe: what is read for it, from a folder and from a hub, and what the builder adds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from enginepress import engines
+from enginepress.engines.fit import FitPlan
+from enginepress.engines.fit.cpu_plan import CpuPlan, cpu_plan
+from enginepress.errors import RecipeError, SourceError, UnsupportedModelError, UsageError
+from enginepress.recipe import Recipe
+from enginepress.steps import plan as step
+from tests.engines.checkpoints import make_checkpoint
+from tests.fit.models import config, recipe
+from tests.sources.conftest import hub as hub
+from tests.sources.hub_server import HubServer
+
+GB = 10**9
+
+
+class StandInBuilder:
+    """Stands in for a GPU builder where the plan asks it: `refuses` is its verdict on the model."""
+
+    def __init__(self, refuses: Exception | None = None) -> None:
+        self.refuses = refuses
+
+    def check(self, config: Mapping[str, Any], recipe: Recipe) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
+        return ["convert_checkpoint.py --dtype float16", "trtllm-build"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandInBuilder:
+    builder = StandInBuilder()
+    import sys
+
+    module = SimpleNamespace(builder=lambda: builder)
+    monkeypatch.setitem(sys.modules, "stand_in_gpu_builder", module)  # type: ignore[arg-type]
+    for name in ("tensorrt_llm", "llmapi", "vllm"):
+        monkeypatch.setitem(engines._BUILDERS, name, "stand_in_gpu_builder")
+    return builder
+
+
+def checkpoint(folder: Path, model: str = "llama-3-8b", gigabytes: float = 16.06, shards: int = 4) -> Path:
+    """A checkpoint with the config and the sizes of a real one, and not one weight in it: the files are holes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"model-{i:05}-of-{shards:05}.safetensors" for i in range(1, shards + 1)]
+    for name in names:
+        (folder / name).touch()
+        os.truncate(folder / name, int(gigabytes * GB / shards))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {f"t{i}": n for i, n in enumerate(names)}}))
+    (folder / "config.json").write_text(json.dumps(config(model)))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def of_folder(folder: Path, **fields: Any) -> Recipe:
+    made = recipe(**fields)
+    return made.model_copy(update={"source": made.source.model_copy(update={"uri": f"file://{folder}"})})
+
+
+def test_a_folder_is_planned_by_its_config_and_sizes_and_no_weight_is_read(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")  # holes: hashing 16 GB would take this test's whole time
+    report = step.plan_recipe(of_folder(folder))
+    assert isinstance(report.plan, FitPlan)
+    assert report.plan.fits
+    assert report.plan.weights.checkpoint == pytest.approx(16.06 * GB, rel=1e-6)
+    assert report.plan.request_all == 2**30
+    assert report.refusal is None
+    assert report.commands == ("convert_checkpoint.py --dtype float16", "trtllm-build")
+
+
+def test_sizes_of_files_that_say_more_than_the_config_are_believed(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    folder = checkpoint(tmp_path / "checkpoint", gigabytes=32)
+    report = step.plan_recipe(of_folder(folder))
+    assert report.refusal is not None
+    assert "weights of 32 GB do not fit" in report.refusal.message
+
+
+def test_a_hub_is_asked_for_the_commit_and_for_config_json_only(tmp_path: Path, hub: HubServer, stand_in: StandInBuilder) -> None:
+    files = {
+        "config.json": json.dumps(config("llama-3-8b")).encode(),
+        "tokenizer.json": b"{}",
+        "tokenizer_config.json": b"{}",
+        "model.safetensors": b"weights",
+    }
+    commit = hub.add_repo("org/model", files)
+    made = recipe()
+    report = step.plan_recipe(made.model_copy(update={"source": made.source.model_copy(update={"uri": "hf://org/model"})}))
+    assert report.revision == commit
+    fetched = [request.path for request in hub.requests if "/resolve/" in request.path]
+    assert len(fetched) == 1
+    assert fetched[0].endswith("config.json")
+
+
+def test_what_the_builder_has_against_the_model_is_a_reason_too(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    stand_in.refuses = UnsupportedModelError("there is no script for it", where="config.json", fix="use llmapi")
+    report = step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint")))
+    assert report.refusal is not None
+    assert "there is no script for it" in report.refusal.message
+    assert report.refusal.fix == "use llmapi"
+
+
+def test_another_gpu_takes_the_place_of_the_recipes(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    report = step.plan_recipe(of_folder(folder, count=2, parallelism={"tensor": 2}), gpu="nvidia a10g")
+    assert isinstance(report.plan, FitPlan)
+    assert report.plan.gpu.name == "A10G"
+    assert report.plan.world_size == 2
+    without = step.plan_recipe(of_folder(folder, gpu=None), gpu="L40S")
+    assert isinstance(without.plan, FitPlan)
+    assert without.plan.gpu.name == "L40S"
+
+
+def test_a_gpu_builder_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint"), gpu=None))
+    assert caught.value.where == "engine.gpu"
+
+
+def test_a_driver_that_is_too_old_is_a_reason(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    of = of_folder(checkpoint(tmp_path / "checkpoint"))
+    assert step.plan_recipe(of, driver="580.95.05").refusal is None
+    refusal = step.plan_recipe(of, driver="535.104.05").refusal
+    assert refusal is not None
+    assert "driver 535.104.05 is too old" in refusal.message
+    assert "25.10" in str(refusal.fix)
+
+
+def test_all_gpus_are_compared_in_the_order_of_their_memory(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    rows = step.compare(of_folder(checkpoint(tmp_path / "checkpoint"), gpu=None))
+    assert [r.gpu.memory_bytes for r in rows] == sorted(r.gpu.memory_bytes for r in rows)
+    fits = {r.gpu.name: r.plan.fits for r in rows}
+    assert fits["L4"]
+    assert fits["B300-288GB"]
+    assert not fits["T4"]
+    assert not fits["V100-SXM2-32GB"]
+    json.dumps([r.to_json() for r in rows], allow_nan=False)
+
+
+def test_the_cpu_builder_is_planned_without_a_gpu(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    made = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "source": f"file://{folder}",
+            "engine": {"precision": "int8", "limits": {"max_sequence_length": 128}},
+            "stores": ["file:///releases"],
+        }
+    )
+    report = step.plan_recipe(made)
+    assert isinstance(report.plan, CpuPlan)
+    assert report.refusal is None
+    assert report.plan.sequence == 128
+    assert report.plan.serve_memory > report.plan.engine + report.plan.cache
+    assert report.plan.build_memory > report.plan.checkpoint
+    json.dumps(report.to_json(), allow_nan=False)
+    with pytest.raises(UsageError, match="uses no GPU"):
+        step.plan_recipe(made, gpu="L4")
+    with pytest.raises(UsageError, match="uses no GPU"):
+        step.compare(made)
+
+
+def test_the_cpu_builders_own_refusals_come_first(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    (folder / "config.json").write_text(json.dumps(config("deepseek-v3")))
+    made = Recipe.model_validate({"name": "x", "source": f"file://{folder}", "stores": ["file:///releases"]})
+    with pytest.raises(UnsupportedModelError):
+        step.plan_recipe(made)
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float32", 1.0), ("int8", 0.33), ("int4", 0.21)])
+def test_a_cpu_engine_shrinks_with_its_precision(precision: str, share: float) -> None:
+    of = recipe(None, builder="onnxruntime", precision=precision)
+    plan = cpu_plan(config("llama-3-8b"), None, of)
+    assert plan.engine / (4 * 8_030_261_248) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(("text", "message"), [("[]", "not a JSON object"), ("{", "not JSON")])
+def test_a_config_that_is_none_is_named(tmp_path: Path, text: str, message: str) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(SourceError, match=message) as caught:
+        step.plan_recipe(of_folder(folder))
+    assert str(caught.value.where).endswith("config.json")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        step.plan_recipe(of_folder(tmp_path / "nowhere"))
+
+
+def test_a_missing_shard_is_found_without_reading_the_others(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    (folder / "model-00002-of-00004.safetensors").unlink()
+    with pytest.raises(SourceError, match="00002"):
+        step.plan_recipe(of_folder(folder))
