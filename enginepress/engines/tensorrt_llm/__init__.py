@@ -90,6 +90,10 @@ class TensorRtLlmBuilder:
             f"kserve with a runtime of that image, {where}",
         ]
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        """What would be run for this checkpoint: see the function of this name."""
+        return commands(config, recipe)
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         config = _read_json(checkpoint / "config.json")
         check_source(config, recipe, checkpoint)
