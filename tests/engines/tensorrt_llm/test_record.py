@@ -9,6 +9,7 @@ import pytest
 from enginepress.engines import get_builder
 from enginepress.engines.tensorrt_llm import commands
 from enginepress.engines.tensorrt_llm.record import check_servable, read_record
+from enginepress.engines.tensorrt_llm.servable import check_runs_here
 from enginepress.errors import BuildError, GateError
 from tests.engines.stand_ins.image import Image
 from tests.engines.tensorrt_llm.conftest import Enter
@@ -32,6 +33,18 @@ def test_an_engine_is_refused_elsewhere_saying_both_sides(
     with pytest.raises(GateError, match=message) as caught:
         check_servable(record, **here)  # type: ignore[arg-type]
     assert "26.07-trtllm-python-py3 on a GPU with SM 90" in (caught.value.fix or "")
+
+
+def test_a_server_is_asked_for_only_where_the_engine_runs(inside: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build(tmp_path, recipe(), convert(tmp_path, recipe()))
+    check_runs_here(engine)
+    check_runs_here(tmp_path)
+    monkeypatch.setenv("STAND_IN_GPUS", "NVIDIA A100-SXM4-80GB,8.0,590.44.01")
+    with pytest.raises(GateError, match="the GPU here is SM 80: it would not load"):
+        check_runs_here(engine)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GateError, match="there is no GPU here and there is no TensorRT-LLM here"):
+        check_runs_here(engine)
 
 
 def test_a_folder_without_a_record_has_none(tmp_path: Path) -> None:
