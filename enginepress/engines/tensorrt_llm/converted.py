@@ -19,6 +19,9 @@ _ROTARY_BASE = ("llama", "qwen", "gemma", "phi")
 """Families whose checkpoints name it `rotary_base`."""
 
 _ROTARY_SCALING = ("llama", "qwen")
+_OWN_ROTARY = ("Gemma3ForCausalLM",)
+"""Has two bases, whose names in a converted checkpoint were not seen."""
+
 _NO_SCALING = (None, "default")
 DEFAULT_BASE = 10000.0
 
@@ -30,9 +33,10 @@ def check_converted(source: Mapping[str, Any], converted: Mapping[str, Any], *, 
         source: config.json of the Hugging Face checkpoint.
         converted: config.json of the TensorRT-LLM checkpoint made of it.
     """
-    family = ARCHITECTURES[architecture_name(source)].family
+    name = architecture_name(source)
+    family = "" if name in _OWN_ROTARY else ARCHITECTURES[name].family
     pairs: list[tuple[str, Any, Any]] = [
-        (name, source[name], converted[name]) for name in _SHAPES if name in source and name in converted
+        (key, source[key], converted[key]) for key in _SHAPES if key in source and key in converted
     ]
     theta, scaling = _rotary(source)
     if family in _ROTARY_BASE and theta is not None:
@@ -40,11 +44,11 @@ def check_converted(source: Mapping[str, Any], converted: Mapping[str, Any], *, 
         pairs.append(("rotary_base", float(theta), DEFAULT_BASE if base is None else float(base)))
     if family in _ROTARY_SCALING:
         pairs.append(("rotary_scaling", scaling, _kind(converted.get("rotary_scaling"))))
-    for name, wanted, found in pairs:
+    for key, wanted, found in pairs:
         same = math.isclose(wanted, found, rel_tol=1e-6) if isinstance(wanted, float) else wanted == found
         if not same:
             raise BuildError(
-                f"the converted checkpoint is another model: {name} is {found}, and the checkpoint says {wanted}",
+                f"the converted checkpoint is another model: {key} is {found}, and the checkpoint says {wanted}",
                 where=str(where / "config.json"),
                 fix="take NVIDIA's image as it is: its transformers belongs to its TensorRT-LLM; or use engine.builder: llmapi",
             )

@@ -26,6 +26,7 @@ GOOD = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "ro
         ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, {"rotary_base": 500000.0}),
         ({"rope_theta": 1e6, "rope_scaling": SCALING}, {"rotary_base": 1e6, "rotary_scaling": {"type": "llama3", "factor": 8.0}}),
         ({"architecture": "GPT2LMHeadModel", "rope_theta": 3.0}, {}),
+        ({"architecture": "Gemma3ForCausalLM", "rope_theta": 1e6}, {}),
     ],
 )
 def test_what_is_the_same_passes(source: dict[str, Any], converted: dict[str, Any], tmp_path: Path) -> None:
