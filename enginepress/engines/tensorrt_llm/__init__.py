@@ -22,6 +22,7 @@ from enginepress.engines.quantized import Quantization
 from enginepress.engines.tensorrt_llm import machine, places, release, timing_cache
 from enginepress.engines.tensorrt_llm.build_command import limits_of, plan_build
 from enginepress.engines.tensorrt_llm.convert_command import Conversion, plan_conversion
+from enginepress.engines.tensorrt_llm.converted import check_converted
 from enginepress.engines.tensorrt_llm.engine_config import check_engine, check_ranks, read_engine_config
 from enginepress.engines.tensorrt_llm.failures import tool_failure
 from enginepress.engines.tensorrt_llm.options import command_line
@@ -90,6 +91,10 @@ class TensorRtLlmBuilder:
             f"kserve with a runtime of that image, {where}",
         ]
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        """What would be run for this checkpoint: see the function of this name."""
+        return commands(config, recipe)
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         config = _read_json(checkpoint / "config.json")
         check_source(config, recipe, checkpoint)
@@ -111,6 +116,7 @@ class TensorRtLlmBuilder:
         check_ranks(output, recipe.engine.parallelism.world_size, ".safetensors")
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
+        check_converted(config, _read_json(output / "config.json"), where=output)
         shutil.copyfile(checkpoint / "config.json", output / places.SOURCE_CONFIG)
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:

@@ -43,15 +43,15 @@ def target_of(recipe: Recipe) -> Target:
     Raises:
         RecipeError: if no container can do it, or the recipe names no GPU.
     """
-    from enginepress.engines.gpus import find
-    from enginepress.engines.versions import choose
-
     if recipe.engine.gpu is None:
         raise RecipeError(
             "an engine runs only on the kind of GPU that it is built for, and the recipe names none",
             where="engine.gpu",
             fix="name it, e.g. engine.gpu: {name: H100-SXM5-80GB}",
         )
+    from enginepress.engines.gpus import find
+    from enginepress.engines.versions import choose
+
     row = choose(recipe)
     gpu = find(recipe.engine.gpu.name)
     missing = [name for name in ("tensorrt_llm", "tensorrt", "template") if not getattr(row, name)]

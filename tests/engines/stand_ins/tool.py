@@ -86,6 +86,8 @@ def convert(tool: str, a: dict[str, Any]) -> None:
         "num_attention_heads": config.get("num_attention_heads", 1),
         "max_position_embeddings": config.get("max_position_embeddings"),
         "hidden_act": "silu",
+        "rotary_base": float(os.environ.get("STAND_IN_ROTARY_BASE", config.get("rope_theta", 10000.0))),
+        "rotary_scaling": config.get("rope_scaling"),
         "mapping": {"world_size": world, "tp_size": tensor, "pp_size": pipeline, "cp_size": context},
         "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": (a.get("kv_cache_dtype") or "").upper() or None},
     }

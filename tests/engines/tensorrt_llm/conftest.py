@@ -7,7 +7,7 @@ import pytest
 from enginepress.engines.tensorrt_llm import release
 from enginepress.engines.tensorrt_llm.release import Target
 from enginepress.errors import RecipeError
-from tests.engines.stand_ins.image import target
+from tests.engines.stand_ins.image import Image, make_image, target
 
 Enter = Callable[..., Target]
 
@@ -31,3 +31,14 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Enter:
 
     enter()
     return enter
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return make_image(tmp_path_factory.mktemp("image-1.2.1") / "image")
+
+
+@pytest.fixture
+def inside(image: Image, on: Enter, monkeypatch: pytest.MonkeyPatch) -> Image:
+    image.enter(monkeypatch)
+    return image

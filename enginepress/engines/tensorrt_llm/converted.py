@@ -1,0 +1,74 @@
+"""A converted checkpoint's config.json against the one that it was made of.
+
+A conversion that loses the base of the rotary embedding, or its scaling, makes a model that builds, runs and answers wrongly:
+TensorRT-LLM takes 10000 and no scaling for what is not there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, architecture_name
+from enginepress.errors import BuildError
+
+_SHAPES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_ROTARY_BASE = ("llama", "qwen", "gemma", "phi")
+"""Families whose checkpoints name it `rotary_base`."""
+
+_ROTARY_SCALING = ("llama", "qwen")
+_OWN_ROTARY = ("Gemma3ForCausalLM",)
+"""Has two bases, whose names in a converted checkpoint were not seen."""
+
+_NO_SCALING = (None, "default")
+DEFAULT_BASE = 10000.0
+
+
+def check_converted(source: Mapping[str, Any], converted: Mapping[str, Any], *, where: Path) -> None:
+    """Raises BuildError naming the first thing that differs, with both values.
+
+    Args:
+        source: config.json of the Hugging Face checkpoint.
+        converted: config.json of the TensorRT-LLM checkpoint made of it.
+    """
+    name = architecture_name(source)
+    family = "" if name in _OWN_ROTARY else ARCHITECTURES[name].family
+    pairs: list[tuple[str, Any, Any]] = [
+        (key, source[key], converted[key]) for key in _SHAPES if key in source and key in converted
+    ]
+    theta, scaling = _rotary(source)
+    if family in _ROTARY_BASE and theta is not None:
+        base = converted.get("rotary_base")
+        pairs.append(("rotary_base", float(theta), DEFAULT_BASE if base is None else float(base)))
+    if family in _ROTARY_SCALING:
+        pairs.append(("rotary_scaling", scaling, _kind(converted.get("rotary_scaling"))))
+    for key, wanted, found in pairs:
+        same = math.isclose(wanted, found, rel_tol=1e-6) if isinstance(wanted, float) else wanted == found
+        if not same:
+            raise BuildError(
+                f"the converted checkpoint is another model: {key} is {found}, and the checkpoint says {wanted}",
+                where=str(where / "config.json"),
+                fix="take NVIDIA's image as it is: its transformers belongs to its TensorRT-LLM; or use engine.builder: llmapi",
+            )
+
+
+def _rotary(config: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Base and kind of scaling, in the old spelling or in that of transformers 5."""
+    parameters = config.get("rope_parameters")
+    scaling = config.get("rope_scaling")
+    theta = config.get("rope_theta")
+    if isinstance(parameters, Mapping):
+        theta = parameters.get("rope_theta", theta)
+        scaling = scaling or parameters
+    if not isinstance(theta, (int, float)) or isinstance(theta, bool):
+        theta = None
+    return (None if theta is None else float(theta)), _kind(scaling)
+
+
+def _kind(scaling: Any) -> str | None:
+    if not isinstance(scaling, Mapping):
+        return None
+    kind = scaling.get("rope_type") or scaling.get("type")
+    return None if kind in _NO_SCALING else str(kind)

@@ -1,0 +1,59 @@
+"""A conversion that lost something is no conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginepress.engines.tensorrt_llm.converted import check_converted
+from enginepress.errors import BuildError
+from tests.engines.stand_ins.image import Image
+from tests.engines.tensorrt_llm.flow import convert
+from tests.engines.tensorrt_llm.samples import config, recipe
+
+SCALING = {"rope_type": "llama3", "factor": 8.0}
+GOOD = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "rotary_base": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "converted"),
+    [
+        ({}, GOOD),
+        ({"rope_theta": 10000.0}, {}),
+        ({"rope_theta": 500000}, {"rotary_base": 500000.0}),
+        ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, {"rotary_base": 500000.0}),
+        ({"rope_theta": 1e6, "rope_scaling": SCALING}, {"rotary_base": 1e6, "rotary_scaling": {"type": "llama3", "factor": 8.0}}),
+        ({"architecture": "GPT2LMHeadModel", "rope_theta": 3.0}, {}),
+        ({"architecture": "Gemma3ForCausalLM", "rope_theta": 1e6}, {}),
+    ],
+)
+def test_what_is_the_same_passes(source: dict[str, Any], converted: dict[str, Any], tmp_path: Path) -> None:
+    check_converted(config(**source), converted, where=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "converted", "message"),
+    [
+        ({}, {**GOOD, "num_hidden_layers": 1}, "num_hidden_layers is 1, and the checkpoint says 2"),
+        ({"rope_theta": 500000.0}, {}, r"rotary_base is 10000\.0, and the checkpoint says 500000\.0"),
+        ({"rope_parameters": {"rope_theta": 5e5}}, {"rotary_base": None}, r"rotary_base is 10000\.0"),
+        ({"rope_scaling": SCALING}, {}, "rotary_scaling is None, and the checkpoint says llama3"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, {"rotary_base": 1e4}, "rotary_scaling is None"),
+        ({}, {"rotary_scaling": {"type": "linear"}}, "rotary_scaling is linear, and the checkpoint says None"),
+    ],
+)
+def test_what_was_lost_is_named_with_both_values(
+    source: dict[str, Any], converted: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match=message):
+        check_converted(config(**source), converted, where=tmp_path)
+
+
+def test_a_tool_that_forgets_the_rotary_base_makes_no_checkpoint(
+    inside: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_ROTARY_BASE", "10000")
+    with pytest.raises(BuildError, match="the converted checkpoint is another model"):
+        convert(tmp_path, recipe(), rope_theta=500000.0)

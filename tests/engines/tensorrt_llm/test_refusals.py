@@ -1,0 +1,207 @@
+"""What no tool of a release does, and what excludes each other, is refused naming the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from enginepress.engines.tensorrt_llm.build_command import plan_build
+from enginepress.engines.tensorrt_llm.convert_command import plan_conversion
+from enginepress.errors import RecipeError
+from tests.engines.tensorrt_llm.samples import CALIBRATION, config, recipe
+
+
+@pytest.mark.parametrize(
+    ("architecture", "version", "engine", "where", "message", "fix"),
+    [
+        ("LlamaForCausalLM", "1.2.1", {"precision": "fp8"}, "engine.calibration", "no texts", "engine.calibration.data"),
+        ("LlamaForCausalLM", "1.2.1", {"kv_cache": "int8"}, "engine.calibration", "KV cache in int8", "downloaded"),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"kv_cache": "nvfp4", "calibration": CALIBRATION},
+            "engine.kv_cache",
+            "--kv_cache_dtype nvfp4",
+            "llmapi",
+        ),
+        (
+            "LlamaForCausalLM",
+            "0.20.0",
+            {"precision": "nvfp4", "calibration": CALIBRATION},
+            "engine.precision",
+            "--qformat nvfp4",
+            "newer container",
+        ),
+        (
+            "Qwen3ForCausalLM",
+            "1.2.1",
+            {"precision": "fp8", "calibration": CALIBRATION},
+            "engine.precision",
+            "quantize.py does not know Qwen3ForCausalLM",
+            "float16, bfloat16, int8, int4",
+        ),
+        ("DeepseekV2ForCausalLM", "1.2.1", {"precision": "int8"}, "engine.precision", "does not know", "float16, bfloat16 w"),
+        (
+            "Qwen2ForCausalLM",
+            "0.20.0",
+            {"parallelism": {"context": 2}},
+            "engine.parallelism.context",
+            "have --cp_size",
+            "leave",
+        ),
+        ("FalconForCausalLM", "1.2.1", {"parallelism": {"context": 2}}, "engine.parallelism.context", "--cp_size", "leave"),
+        (
+            "MixtralForCausalLM",
+            "1.2.1",
+            {"precision": "fp8", "calibration": CALIBRATION, "parallelism": {"tensor": 2, "moe_expert": 2}},
+            "engine.parallelism.moe_expert",
+            "--moe_ep_size",
+            "leave",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"use_weight_only": True}}},
+            "engine.options.convert.use_weight_only",
+            "not set here",
+            "engine.precision",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"tp-size": 2}}},
+            "engine.options.convert.tp-size",
+            "not set here",
+            "engine.parallelism.tensor",
+        ),
+        ("LlamaForCausalLM", "1.2.1", {"options": {"convert": {"dtype": "auto"}}}, None, "not set here", "engine.precision"),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"load_by_shards": True}}},
+            "engine.options.convert.load_by_shards",
+            "has no --load_by_shards",
+            "load_by_shard",
+        ),
+        (
+            "PhiForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"load_by_shard": True}}},
+            None,
+            "convert-phi of TensorRT-LLM 1.2.1 has no --load_by_shard",
+            "help",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"per_token": True}}},
+            "engine.options.convert.per_token",
+            "no effect without --smoothquant",
+            "leave",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"precision": "int8", "options": {"convert": {"use_fp8_rowwise": True}}},
+            "engine.options.convert.use_fp8_rowwise",
+            "makes fp8, and the recipe asks for int8",
+            "engine.precision",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"precision": "int8_sq", "options": {"convert": {"smoothquant": 0.5}}},
+            "engine.calibration",
+            "no texts",
+            "local",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"precision": "int8_sq", "calibration": CALIBRATION, "options": {"convert": {"smoothquant": True}}},
+            "engine.options.convert.smoothquant",
+            "is no number",
+            None,
+        ),
+    ],
+)
+def test_a_conversion_that_no_tool_does_is_refused(
+    architecture: str, version: str, engine: dict[str, Any], where: str | None, message: str | None, fix: str | None
+) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        plan_conversion(config(architecture), recipe(**engine), version=version)
+    if where is not None:
+        assert caught.value.where == where
+    if fix is not None:
+        assert fix in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("engine", "field", "message"),
+    [
+        ({"limits": {"max_sequence_length": 8192}}, "engine.limits.max_sequence_length", "8192 is more than the 4096"),
+        ({"limits": {"max_sequence_length": 64, "max_input_length": 65}}, "engine.limits.max_input_length", "65 tokens"),
+        (
+            {"limits": {"max_batch_size": 2, "max_sequence_length": 64, "max_num_tokens": 129}},
+            "engine.limits.max_num_tokens",
+            "more than 2 sequences of 64",
+        ),
+        ({"limits": {"max_batch_size": 64, "max_num_tokens": 63}}, "engine.limits.max_num_tokens", "63 tokens .* 64 requests"),
+        ({"options": {"build": {"max_seq_len": 99}}}, "engine.options.build.max_seq_len", "not set here"),
+        ({"options": {"build": {"max_decoder_seq_len": 9}}}, "engine.options.build.max_decoder_seq_len", "not set here"),
+        ({"options": {"build": {"strip_plan": True}}}, "engine.options.build.strip_plan", "not set here"),
+        ({"options": {"build": {"gemm_plugins": "auto"}}}, "engine.options.build.gemm_plugins", "has no --gemm_plugins"),
+        ({"options": {"build": {"gemm_plugin": "fp8"}}}, "engine.options.build.gemm_plugin", "needs a checkpoint in fp8"),
+        ({"options": {"build": {"gemm_plugin": "flaot16"}}}, "engine.options.build.gemm_plugin", "did you mean 'float16'"),
+        ({"options": {"build": {"tokens_per_block": "many"}}}, "engine.options.build.tokens_per_block", "no whole number"),
+        (
+            {"options": {"build": {"opt_num_tokens": 8, "multiple_profiles": "enable"}}},
+            "engine.options.build.opt_num_tokens",
+            "exclude each other",
+        ),
+        ({"options": {"build": {"kv_cache_type": "continuous"}}}, "engine.options.build.kv_cache_type", "only a paged"),
+        (
+            {"kv_cache": "int8", "options": {"build": {"use_paged_context_fmha": True}}},
+            "engine.options.build.use_paged_context_fmha",
+            "int8 KV cache excludes",
+        ),
+        (
+            {"kv_cache": "fp8", "options": {"build": {"use_paged_context_fmha": True}}},
+            "engine.options.build.use_paged_context_fmha",
+            "fp8 KV cache with float16",
+        ),
+        ({"options": {"build": {"context_fmha": "disable"}}}, "engine.options.build.context_fmha", "needs context_fmha"),
+        ({"options": {"build": {"use_fp8_context_fmha": "enable"}}}, "engine.options.build.use_fp8_context_fmha", "needs fp8"),
+        (
+            {"options": {"build": {"max_draft_len": 4, "gather_context_logits": True}}},
+            "engine.options.build.max_draft_len",
+            "draft tokens",
+        ),
+        (
+            {"options": {"build": {"speculative_decoding_mode": "medusa"}}},
+            "engine.options.build.speculative_decoding_mode",
+            "max_draft_len",
+        ),
+        ({"options": {"build": {"user_buffer": True}}}, "engine.options.build.user_buffer", "needs reduce_fusion"),
+        ({"options": {"build": {"reduce_fusion": True}}}, "engine.options.build.reduce_fusion", "several GPUs"),
+        ({"options": {"build": {"lora_dir": "/lora"}}}, "engine.options.build.lora_dir", "without lora_plugin"),
+        ({"precision": "int4", "options": {"build": {"fast_build": True}}}, "engine.options.build.fast_build", "int4"),
+        ({"options": {"build": {"pp_reduce_scatter": True}}}, "engine.options.build.pp_reduce_scatter", "Mixtral"),
+        ({"options": {"build": {"streamingllm": True}}}, "engine.options.build.streamingllm", "no longer supports"),
+        ({"options": {"build": {"model_cls_file": "x.py"}}}, "engine.options.build.model_cls_file", "not set here"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(engine: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        plan_build(config(), recipe(**engine), version="1.2.1", sm="90")
+    assert caught.value.where == field
+    assert caught.value.fix or "did you mean" in str(caught.value) or "number" in str(caught.value)
+
+
+@pytest.mark.parametrize("plugin", ["gemm_swiglu_plugin", "low_latency_gemm_plugin", "low_latency_gemm_swiglu_plugin"])
+def test_plugins_that_datacenter_blackwell_lacks_are_refused_there_alone(plugin: str) -> None:
+    asked = recipe(precision="fp8", options={"build": {plugin: "fp8"}})
+    with pytest.raises(RecipeError, match=f"refuses {plugin} on SM 100"):
+        plan_build(config(), asked, version="1.2.1", sm="100")
+    assert plan_build(config(), asked, version="1.2.1", sm="90")[f"--{plugin}"] == "fp8"
