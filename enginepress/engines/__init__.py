@@ -56,6 +56,13 @@ class Builder(Protocol):
     def served_by(self, recipe: Recipe) -> list[str]:
         """What can serve its engines, in words and versions, for the manifest."""
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        """The command lines that a build would run, for plans; empty where they are no news. Pure.
+
+        Raises:
+            RecipeError, UnsupportedModelError: as `check` does.
+        """
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         """Checkpoint to an intermediate form in the empty folder `output`; the tool's output is kept in `log`."""
 

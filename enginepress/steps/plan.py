@@ -6,6 +6,7 @@ all, and the commands that would be run.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,9 +133,7 @@ def _builder_problems(config: Mapping[str, Any], recipe: Recipe) -> list[Problem
 
 
 def _commands(config: Mapping[str, Any], recipe: Recipe) -> tuple[str, ...]:
-    """From builders that can tell before they run."""
     try:
-        tell = getattr(get_builder(recipe.engine.builder), "commands", None)
-        return tuple(str(line) for line in tell(config, recipe)) if tell is not None else ()
+        return tuple(shlex.join(line) for line in get_builder(recipe.engine.builder).commands(config, recipe))
     except EnginepressError:
         return ()

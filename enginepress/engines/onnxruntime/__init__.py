@@ -114,6 +114,9 @@ class OnnxRuntimeBuilder:
     def served_by(self, recipe: Recipe) -> list[str]:
         return ["triton with the python backend and the packages in made_with, on x86-64"]
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        return []
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         raise NotImplementedError("builder 'onnxruntime' converts nothing; `converts` says so")
 
