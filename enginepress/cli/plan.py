@@ -84,10 +84,13 @@ def _gpu_rows(table: Table, plan: FitPlan) -> None:
     table.add_section()
     each = " a GPU" if plan.world_size > 1 else ""
     add("memory" + each, _gib(plan.memory), "as nvidia-smi says")
-    add("- weights", _gib(plan.weights.rank), f"{_gib(plan.weights.total)} in all" if plan.world_size > 1 else "")
+    add("- weights", _gib(plan.weights.rank), f"{_gib(plan.weights.ranks)} in all" if plan.world_size > 1 else "")
     add("- activations", _gib(plan.activations), f"estimate, for {plan.tokens} tokens in one pass")
     add("- overhead", _gib(plan.overhead), "estimate: driver, CUDA, runtime" + (", NCCL" if plan.world_size > 1 else ""))
-    add("= KV cache", _gib(plan.cache_pool), "what is left, times the share that the cache gets")
+    if plan.cache_pool > 0:
+        add("= KV cache", _gib(plan.cache_pool), "what is left, times the share that the cache gets")
+    else:
+        add("= KV cache", "none", f"{_gib(-plan.cache_pool)} are missing")
     table.add_section()
     add("KV cache per token", f"{plan.cache.all_token / 1024:,.1f} KiB", _per_rank(plan, plan.cache.rank_token / 1024, "KiB"))
     add(

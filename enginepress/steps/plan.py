@@ -82,7 +82,7 @@ def plan_recipe(recipe: Recipe, *, gpu: str | None = None, driver: str | None = 
         return PlanReport(recipe, seen.revision, cpu_plan(seen.config, seen.weight_bytes, recipe))
     device, container = fit.gpu_and_container(recipe)
     found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container)
-    more = [*_driver_problems(container, driver), *(_builder_problems(seen.config, recipe) if found.fits else [])]
+    more = [*_driver_problems(container, driver), *_builder_problems(seen.config, recipe, found)]
     found = replace(found, problems=(*found.problems, *more))
     return PlanReport(recipe, seen.revision, found, _commands(seen.config, recipe))
 
@@ -123,12 +123,14 @@ def _driver_problems(container: versions.Container, driver: str | None) -> list[
     return []
 
 
-def _builder_problems(config: Mapping[str, Any], recipe: Recipe) -> list[Problem]:
-    """What the builder itself has against the model: asked only when memory is no matter, since it refuses for that too."""
+def _builder_problems(config: Mapping[str, Any], recipe: Recipe, found: fit.FitPlan) -> list[Problem]:
+    """What the builder itself has against the model or the recipe, unless the plan says it already: builders ask the same
+    functions for what containers, GPUs and parallelism allow."""
     try:
         get_builder(recipe.engine.builder).check(config, recipe)
     except EnginepressError as error:
-        return [Problem(error.where or "engine.builder", error.message, error.fix or "")]
+        if not any(known.message in error.message for known in found.problems):
+            return [Problem(error.where or "engine.builder", error.message, error.fix or "")]
     return []
 
 

@@ -136,6 +136,13 @@ def test_tensor_parallelism_divides_all_but_the_input_embedding_of_an_engine() -
     assert weights_of(shape, split, None).rank == pytest.approx(rest + 2 * shape.embedding_parameters / 8, rel=0.001)
 
 
+def test_all_ranks_hold_everything_once_and_the_input_embedding_each() -> None:
+    shape = read_shape(config("llama-3.1-70b"))
+    spread = weights_of(shape, recipe(parallelism={"tensor": 4, "pipeline": 2}), None)
+    assert spread.ranks == pytest.approx(spread.total + 3 * 2 * shape.embedding_parameters, rel=0.001)
+    assert spread.total == pytest.approx(141.1 * GB, rel=0.001)
+
+
 def test_pipeline_parallelism_divides_layers_and_puts_one_embedding_at_each_end() -> None:
     shape = read_shape(config("llama-3.1-70b"))
     rank = weights_of(shape, recipe(parallelism={"pipeline": 4}), None).rank
@@ -339,6 +346,14 @@ def test_converting_and_building_need_at_least_what_they_read(model: str, conver
     assert plan.host.convert_memory > plan.weights.checkpoint
     assert plan.host.build_memory > plan.weights.rank
     assert plan.host.disk > plan.weights.checkpoint + 2 * plan.host.store
+
+
+def test_each_worker_of_a_build_needs_memory_and_there_is_one_a_gpu() -> None:
+    spread: dict[str, Any] = {"count": 4, "parallelism": {"tensor": 4}}
+    four = plan_of("llama-3.1-70b", recipe("H100-SXM5-80GB", precision="bfloat16", **spread))
+    assert four.host.build_memory == 4 * (2 * four.weights.rank + 4 * GIB)
+    one = recipe("H100-SXM5-80GB", precision="bfloat16", options={"build": {"workers": 1}}, **spread)
+    assert plan_of("llama-3.1-70b", one).host.build_memory == 2 * four.weights.rank + 4 * GIB
 
 
 def test_a_quantization_in_the_image_needs_gpu_memory_for_both_forms() -> None:

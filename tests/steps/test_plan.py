@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from enginepress import engines
-from enginepress.engines.fit import FitPlan
+from enginepress.engines.architecture import read_shape
+from enginepress.engines.fit import FitPlan, check_parallelism
 from enginepress.engines.fit.cpu_plan import CpuPlan, cpu_plan
 from enginepress.errors import RecipeError, SourceError, UnsupportedModelError, UsageError
 from enginepress.recipe import Recipe
@@ -35,8 +36,8 @@ class StandInBuilder:
         if self.refuses is not None:
             raise self.refuses
 
-    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[str]:
-        return ["convert_checkpoint.py --dtype float16", "trtllm-build"]
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        return [["python3", "convert_checkpoint.py", "--model_dir", "a b"], ["trtllm-build"]]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_folder_is_planned_by_its_config_and_sizes_and_no_weight_is_read(tmp_p
     assert report.plan.weights.checkpoint == pytest.approx(16.06 * GB, rel=1e-6)
     assert report.plan.request_all == 2**30
     assert report.refusal is None
-    assert report.commands == ("convert_checkpoint.py --dtype float16", "trtllm-build")
+    assert report.commands == ("python3 convert_checkpoint.py --model_dir 'a b'", "trtllm-build")
 
 
 def test_sizes_of_files_that_say_more_than_the_config_are_believed(tmp_path: Path, stand_in: StandInBuilder) -> None:
@@ -110,6 +111,20 @@ def test_what_the_builder_has_against_the_model_is_a_reason_too(tmp_path: Path, 
     assert report.refusal is not None
     assert "there is no script for it" in report.refusal.message
     assert report.refusal.fix == "use llmapi"
+
+
+def test_what_the_builder_repeats_is_told_once_and_what_it_adds_is_told_beside(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    of = of_folder(checkpoint(tmp_path / "checkpoint"), count=3, parallelism={"tensor": 3})
+    with pytest.raises(RecipeError) as caught:
+        check_parallelism(read_shape(config("llama-3-8b")), of)
+    stand_in.refuses = caught.value
+    report = step.plan_recipe(of)
+    assert isinstance(report.plan, FitPlan)
+    assert [p.where for p in report.plan.problems] == ["engine.parallelism.tensor"]
+    stand_in.refuses = RecipeError("needs texts", where="engine.calibration", fix="name a file")
+    again = step.plan_recipe(of)
+    assert isinstance(again.plan, FitPlan)
+    assert [p.where for p in again.plan.problems] == ["engine.parallelism.tensor", "engine.calibration"]
 
 
 def test_another_gpu_takes_the_place_of_the_recipes(tmp_path: Path, stand_in: StandInBuilder) -> None:

@@ -120,6 +120,7 @@ class FitPlan:
                 "kv_cache_per_request": self.request,
             },
             "weights": self.weights.total,
+            "weights_of_all_ranks": self.weights.ranks,
             "checkpoint": self.weights.checkpoint,
             "kv_cache_per_token": self.cache.all_token,
             "kv_cache_per_request": self.request_all,

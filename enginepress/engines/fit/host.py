@@ -40,6 +40,14 @@ class Host:
         return asdict(self)
 
 
+def _workers(recipe: Recipe) -> int:
+    """Processes of trtllm-build: each reads a rank and serializes an engine of its size. One a GPU, unless the recipe says it."""
+    engine = recipe.engine
+    said = engine.options.build.get("workers")
+    here = engine.parallelism.world_size if engine.gpu is None else min(engine.parallelism.world_size, engine.gpu.count)
+    return said if type(said) is int and said > 0 else here
+
+
 def host_of(recipe: Recipe, weights: Weights, *, quantized: bool) -> Host:
     """Args:
     quantized: the checkpoint is quantized already and stays as it is.
@@ -55,9 +63,9 @@ def host_of(recipe: Recipe, weights: Weights, *, quantized: bool) -> Host:
         return Host(
             convert_memory=convert + PROCESS_BYTES,
             convert_gpu_memory=on_gpu,
-            build_memory=2 * weights.rank + PROCESS_BYTES,  # one worker; reads a rank and serializes an engine of its size
-            disk=int((weights.checkpoint + 2 * weights.total) * SPARE),
-            store=weights.total,
+            build_memory=_workers(recipe) * (2 * weights.rank + PROCESS_BYTES),
+            disk=int((weights.checkpoint + 2 * weights.ranks) * SPARE),
+            store=weights.ranks,
         )
     if engine.builder == "llmapi" and quantizes:
         memory = int(weights.checkpoint * MODELOPT_FACTOR) + PROCESS_BYTES

@@ -27,13 +27,15 @@ class Weights:
 
     Attributes:
         rank: of the rank that has most.
-        total: of all ranks.
+        total: of one copy of everything.
+        ranks: of all ranks together, with what several of them have: what lies on disk.
         checkpoint: of the checkpoint's files, or what they would have by its shapes.
         by_files: the files' sizes made the difference.
     """
 
     rank: int
     total: int
+    ranks: int
     checkpoint: int
     by_files: bool
 
@@ -46,21 +48,29 @@ def weights_of(shape: Shape, recipe: Recipe, weight_bytes: int | None) -> Weight
     checkpoint = weight_bytes if weight_bytes is not None else said
     factor = checkpoint / said
     if shape.quantization is not None:
-        kept, all_kept = _kept(shape, recipe, checkpoint)
-        return Weights(kept, all_kept, checkpoint, weight_bytes is not None)
+        # Such a checkpoint stays as it is on disk, whoever loads which part of it.
+        kept = _kept(shape, recipe, checkpoint)
+        return Weights(kept, checkpoint, checkpoint, checkpoint, weight_bytes is not None)
     more = factor > FILES_SAY_MORE
-    rank = _rank_bytes(shape, recipe) * (factor if more else 1)
-    world = recipe.engine.parallelism.world_size
-    total = min(rank * world, _all_bytes(shape, recipe) * (factor if more else 1))
-    return Weights(int(rank), int(max(total, rank)), checkpoint, more)
+    by = factor if more else 1.0
+    rank, total = _rank_bytes(shape, recipe) * by, _all_bytes(shape, recipe) * by
+    return Weights(int(rank), int(total), int(max(total, _ranks_bytes(shape, recipe) * by)), checkpoint, more)
 
 
-def _kept(shape: Shape, recipe: Recipe, checkpoint: int) -> tuple[int, int]:
+def _ranks_bytes(shape: Shape, recipe: Recipe) -> float:
+    """Of all ranks: everything once, what tensor parallelism copies, and all of it for each part of the context."""
+    parallelism = recipe.engine.parallelism
+    one_stage = recipe.model_copy(
+        update={"engine": recipe.engine.model_copy(update={"parallelism": parallelism.model_copy(update={"pipeline": 1})})}
+    )
+    return _rank_bytes(shape, one_stage) * parallelism.tensor * parallelism.context
+
+
+def _kept(shape: Shape, recipe: Recipe, checkpoint: int) -> int:
     """Of a checkpoint that is quantized already and stays as it is: divided like the same model in 16 bit."""
     sixteen = recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"precision": "bfloat16"})})
     share = _rank_bytes(shape, sixteen) / _all_bytes(shape, sixteen)
-    rank = int(checkpoint * share)
-    return rank, max(checkpoint, rank)
+    return int(checkpoint * share)
 
 
 def _checkpoint_bytes(shape: Shape) -> float:
