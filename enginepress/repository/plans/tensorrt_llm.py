@@ -70,7 +70,7 @@ def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
         "streaming": "true" if streaming else "false",
     }
     models = [
-        ModelPlan("ensemble", ConfigValues(name, max_batch_size=batch, data_types=types, steps={p: n for p, n in names.items()})),
+        ModelPlan("ensemble", ConfigValues(name, max_batch_size=batch, data_types=types, steps=names)),
         ModelPlan(
             "preprocessing",
             ConfigValues(

@@ -87,7 +87,7 @@ class Preparer:
         self._generation = generation
         ends = generation.end_tokens
         self._end = ends[0] if ends else -1
-        self._more_ends = [(token,) for token in ends[1:]]
+        self._more_ends: list[tuple[int, ...]] = [(token,) for token in ends[1:]]
         self._pad = self._end if generation.pad_token is None else generation.pad_token
         self._vocab_size = _vocab_size(settings.engine) or generation.vocab_size or 0
 

@@ -1,0 +1,46 @@
+"""A change of a recipe: fields with new values, in words and applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from enginepress.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Change:
+    """`fields`: dotted names and their new values. `why`: what it gives, in a few words."""
+
+    fields: tuple[tuple[str, Any], ...]
+    why: str
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe with these values."""
+        for name, value in self.fields:
+            recipe = _with(recipe, name.split("."), value)
+        return recipe
+
+    @property
+    def text(self) -> str:
+        """As one would write it: `engine.precision: fp8, engine.gpu.count: 2`."""
+        return ", ".join(f"{name}: {_shown(value)}" for name, value in self.fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"set": dict(self.fields), "why": self.why}
+
+
+def _with(model: Any, path: list[str], value: Any) -> Any:
+    if len(path) == 1:
+        return model.model_copy(update={path[0]: value})
+    inner = getattr(model, path[0])
+    assert isinstance(inner, BaseModel), path
+    return model.model_copy(update={path[0]: _with(inner, path[1:], value)})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
