@@ -23,6 +23,7 @@ SHARED = (
     "common/llm_generation.py",
     "common/llm_tokenizer.py",
     "common/llm_triton_error.py",
+    "common/llm_unknown.py",
 )
 
 

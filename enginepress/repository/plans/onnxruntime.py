@@ -18,6 +18,7 @@ SHARED = (
     "common/llm_stops.py",
     "common/llm_tokenizer.py",
     "common/llm_triton_error.py",
+    "common/llm_unknown.py",
 )
 
 

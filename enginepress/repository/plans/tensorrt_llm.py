@@ -226,7 +226,7 @@ def _bls(
         data_types=types,
         parameters=parameters,
     )
-    return ModelPlan("bls", values, shared=(*_shared("bls"), "common/llm_stops.py"))
+    return ModelPlan("bls", values, shared=(*_shared("bls"), "common/llm_stops.py", "common/llm_unknown.py"))
 
 
 def _shared(part: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import triton_python_backend_utils as pb_utils  # noqa: E402
 from llm_errors import Kind, RequestError  # noqa: E402
 from llm_tokenizer import Tokenizer  # noqa: E402
 from llm_triton_error import to_triton_error  # noqa: E402
+from llm_unknown import refuse_unknown  # noqa: E402
 from trt_answer import Answer  # noqa: E402
 from trt_calls import Caller, engine_inputs  # noqa: E402
 from trt_pieces import Pieces  # noqa: E402
@@ -90,6 +91,7 @@ class TritonPythonModel:
                 self._running -= 1
 
     def _responses(self, request: Any, gone: Any) -> Iterator[Any]:
+        refuse_unknown(request.parameters(), self._inputs)
         given = {
             name: tensor.as_numpy()
             for name in self._inputs

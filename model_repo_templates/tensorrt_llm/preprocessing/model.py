@@ -18,7 +18,7 @@ from llm_errors import Kind, RequestError  # noqa: E402
 from llm_generation import Generation  # noqa: E402
 from llm_tokenizer import Tokenizer  # noqa: E402
 from llm_triton_error import to_triton_error  # noqa: E402
-from trt_requests import INPUTS, Preparer, Settings, refuse_unknown  # noqa: E402
+from trt_requests import INPUTS, Preparer, Settings  # noqa: E402
 
 
 class TritonPythonModel:
@@ -35,7 +35,6 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            refuse_unknown(request.parameters())
             inputs = {
                 name: tensor.as_numpy()
                 for name in INPUTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -166,18 +165,6 @@ class Preparer:
         if wanted and not self._settings.streaming:
             raise RequestError("stream: this release was made without streaming (serving.streaming in its recipe)")
         return np.full((batch, 1), wanted and bool(request_id) and batch == 1, dtype=np.bool_)
-
-
-def refuse_unknown(parameters: str) -> None:
-    """Refuses a JSON field of a generate request that is no input: Triton hands it on as a parameter, which nobody reads.
-
-    Raises:
-        RequestError: naming the field and the nearest input.
-    """
-    for name in json.loads(parameters or "{}"):
-        near = difflib.get_close_matches(name.lower(), _CLIENT.values(), n=1, cutoff=0.8)
-        if near and name not in _CLIENT.values():
-            raise RequestError(f"{name}: is not an input of this model; did you mean {near[0]}?")
 
 
 def _texts(inputs: Mapping[str, Array], name: str) -> list[str]:
