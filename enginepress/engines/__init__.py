@@ -66,7 +66,11 @@ class Builder(Protocol):
         """
 
 
-_BUILDERS = {"onnxruntime": "enginepress.engines.onnxruntime"}
+_BUILDERS = {
+    "llmapi": "enginepress.engines.llmapi",
+    "onnxruntime": "enginepress.engines.onnxruntime",
+    "vllm": "enginepress.engines.vllm",
+}
 
 
 def get_builder(name: str) -> Builder:

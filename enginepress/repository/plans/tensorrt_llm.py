@@ -102,6 +102,7 @@ def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
                     "gpt_model_path": engine,
                     "max_beam_width": str(recipe.engine.limits.max_beam_width),
                     **_DEFAULTS,
+                    **({"multi_gpu": recipe.serving.multi_gpu} if recipe.engine.parallelism.world_size > 1 else {}),
                     **({"tokenizer_dir": tokenizer} if _of(given, "guided_decoding_backend") else {}),
                     **_parameters(given, "engine"),
                 },

@@ -9,8 +9,6 @@ greedy), beams, LoRA, logits, metrics. Those inputs are refused if they ask for 
 """
 
 import json
-import queue
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
