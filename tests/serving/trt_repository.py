@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from enginepress.recipe import Recipe
 from enginepress.repository.assemble import assemble
 from enginepress.repository.place import place, write_placement
 from enginepress.repository.templates import template_folder
+from enginepress.serving import tritonserver
 from enginepress.serving.installation import Launch
 
 BACKENDS = Path(__file__).parent / "backends"
@@ -74,11 +77,16 @@ def make_repository(
     return placed
 
 
-def with_stand_ins(launch: Launch) -> Launch:
-    """The server with the stand-ins among its backends."""
-    argument = next(a for a in launch.argv if a.startswith("--backend-directory="))
-    backends = Path(argument.split("=", 1)[1])
-    for name in ("tensorrtllm",):
-        if not (backends / name).exists():
-            shutil.copytree(BACKENDS / name, backends / name)
-    return launch
+def serving_stand_ins(*, patch: pytest.MonkeyPatch) -> None:
+    """Every server that is started from now on has the stand-ins among its backends."""
+    real = tritonserver.prepare
+
+    def prepare(*arguments: Any, **options: Any) -> Launch:
+        launch = real(*arguments, **options)
+        argument = next(a for a in launch.argv if a.startswith("--backend-directory="))
+        for backend in BACKENDS.iterdir():
+            if backend.is_dir() and (backend / "model.py").is_file():
+                shutil.copytree(backend, Path(argument.split("=", 1)[1]) / backend.name)
+        return launch
+
+    patch.setattr(tritonserver, "prepare", prepare)

@@ -35,7 +35,8 @@ class TritonPythonModel:
         self.exclude = self.parameters.get("exclude_input_in_output") == "true"
         self.pool = ThreadPoolExecutor(max_workers=4)
         self.stopped = set()
-        # A test slows the engine down to be able to interrupt it.
+        # For tests: what it says whatever it is asked, and a pause after each token, to be able to interrupt it.
+        self.script = json.loads(self.parameters.get("test_tokens", "null"))
         self.delay_s = float(self.parameters.get("test_delay_ms", "0")) / 1000
 
     def execute(self, requests):
@@ -54,11 +55,11 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
 
     def answer_stream(self, request, sender):
+        if flag(request, "stop", 0):
+            self.stopped.add(request.request_id())
+            sender.send(flags=FINAL)
+            return
         try:
-            if flag(request, "stop", 0):
-                self.stopped.add(request.request_id())
-                sender.send(flags=FINAL)
-                return
             rows = read_rows(request, decoupled=True)
             # Rows are answered together, as in-flight batching does: their responses come mixed.
             running = [self.responses(row, request, i, len(rows), sender.is_cancelled) for i, row in enumerate(rows)]
@@ -85,12 +86,13 @@ class TritonPythonModel:
         said = []
         for _ in range(row["request_output_len"]):
             if cancelled() or request.request_id() in self.stopped:
-                with open("/tmp/" + self.parameters["test_log"], "a") if "test_log" in self.parameters else null() as log:
-                    log.write(f"cancelled after {len(said)}\n")
+                if "test_log" in self.parameters:
+                    with open(self.parameters["test_log"], "a") as log:
+                        log.write(f"cancelled after {len(said)}\n")
                 break
             bias(generator, row["embedding_bias"], row["bad_words"], said)
             generator.generate_next_token()
-            token = int(generator.get_next_tokens()[0])
+            token = int(generator.get_next_tokens()[0]) if self.script is None else self.script[len(said)]
             if token == row["end_id"]:
                 break
             said.append(token)
@@ -192,14 +194,3 @@ def response_of(request, tokens, index, rows):
     if rows > 1:
         values["batch_index"] = np.full((1, 1), index, dtype=np.int32)
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in values.items() if name in asked])
-
-
-class null:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def write(self, _):
-        pass
