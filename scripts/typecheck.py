@@ -16,6 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = ROOT / "model_repo_templates"
 
+TEMPLATE_MODELS = {
+    "onnxruntime": ("onnxruntime", "common"),
+    "llmapi": ("llmapi", "common"),
+    "preprocessing": ("tensorrt_llm/preprocessing", "common"),
+    "postprocessing": ("tensorrt_llm/postprocessing", "tensorrt_llm", "common"),
+    "bls": ("tensorrt_llm/bls", "tensorrt_llm", "common"),
+}
+"""Python models of the templates, and the folders whose files may stand beside each other in one."""
+
 
 def lay_out_package(target: Path) -> list[str]:
     package = target / "enginepress"
@@ -30,8 +39,8 @@ def lay_out_package(target: Path) -> list[str]:
     return ["-p", "enginepress"]
 
 
-def lay_out_template(template: Path, target: Path) -> list[str]:
-    files = [p for p in sorted(template.glob("*.py")) if p.name != "__init__.py"]
+def lay_out_template(folders: tuple[str, ...], target: Path) -> list[str]:
+    files = [p for folder in folders for p in sorted((TEMPLATES / folder).glob("*.py")) if p.name != "__init__.py"]
     for path in files:
         (target / path.name).symlink_to(path)
     return [p.name for p in files]
@@ -49,10 +58,10 @@ def main() -> int:
     try:
         (scratch / "package").mkdir()
         status |= check(lay_out_package(scratch / "package"), scratch / "package", "package")
-        for template in sorted(p for p in TEMPLATES.iterdir() if (p / "config.pbtxt").is_file()):
-            folder = scratch / template.name
+        for name, folders in TEMPLATE_MODELS.items():
+            folder = scratch / name
             folder.mkdir()
-            status |= check(lay_out_template(template, folder), folder, template.name)
+            status |= check(lay_out_template(folders, folder), folder, name)
         return status
     finally:
         shutil.rmtree(scratch)

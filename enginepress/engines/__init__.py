@@ -75,8 +75,10 @@ class Builder(Protocol):
 
 
 _BUILDERS = {
+    "llmapi": "enginepress.engines.llmapi",
     "onnxruntime": "enginepress.engines.onnxruntime",
     "tensorrt_llm": "enginepress.engines.tensorrt_llm",
+    "vllm": "enginepress.engines.vllm",
 }
 
 

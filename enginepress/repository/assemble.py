@@ -5,7 +5,7 @@
     <name>/0/engine/…            what the builder wrote
     <name>/0/tokenizer/…         what of the checkpoint the served model needs
 
-Which models there are, and where engine and tokenizer go, is the builder's plan (`enginepress.repository.templates`).
+Which models there are, and where engine and tokenizer go, is the builder's plan (`enginepress.repository.plans`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,8 @@ from enginepress.errors import RepositoryError
 from enginepress.files import check_relative, explain_os_error, walk_files
 from enginepress.repository import UNPLACED_VERSION
 from enginepress.repository.links import link_file
-from enginepress.repository.templates import (
-    TOKENIZER_FILES,
-    ModelPlan,
-    plan_models,
-    template_digest,
-    template_files,
-    template_folder,
-)
+from enginepress.repository.plans import TOKENIZER_FILES, ModelPlan, plan_models
+from enginepress.repository.templates import template_digest, template_files, template_folder
 
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
@@ -80,10 +74,17 @@ def _assemble_model(plan: ModelPlan, template: Path, engine: Path, checkpoint: P
             target = version / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / relative, target)
+    for shared in plan.shared:
+        folder, _, name = shared.partition("/")
+        shutil.copyfile(template_folder(folder) / name, version / Path(name).name)
+    for name, text in plan.texts.items():
+        (version / name).write_text(text, encoding="utf-8")
     if plan.engine is not None:
         _link_engine(engine, version / plan.engine)
     if plan.tokenizer is not None:
         _link_tokenizer(checkpoint, version / plan.tokenizer, plan.tokenizer_required)
+    if not any(version.iterdir()):
+        (version / ".keep").touch()  # an ensemble's version: Triton wants the folder, and stores keep only files
 
 
 def _link_engine(engine: Path, target: Path) -> None:

@@ -152,6 +152,16 @@ def fill(template: ModelConfig, values: ConfigValues) -> ModelConfig:
         group.gpus.extend(values.instance_group.gpus)
     for key, value in values.parameters.items():
         config.parameters[key].string_value = value
+    if values.queue is not None:
+        del config.dynamic_batching.preferred_batch_size[:]
+        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+        config.dynamic_batching.max_queue_delay_microseconds = values.queue.max_delay_us
+        config.dynamic_batching.default_queue_policy.max_queue_size = values.queue.max_size
+    for tensor in (*config.input, *config.output):
+        if tensor.name in values.data_types:
+            tensor.data_type = model_config_module().DataType.Value(values.data_types[tensor.name])
+    for step in config.ensemble_scheduling.step if config.HasField("ensemble_scheduling") else ():
+        step.model_name = values.steps.get(step.model_name, step.model_name)
     return config
 
 

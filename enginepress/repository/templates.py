@@ -1,7 +1,8 @@
-"""What is particular to each builder's model repository: its models, what lies in them, and which fields hold paths.
+"""What is particular to each builder's model repository: its template's files, and which fields hold paths.
 
 A template is a folder of `enginepress.model_repo_templates`: a config.pbtxt per Triton model, and the files that go into
-the model's version folder as they are (model.py and the like).
+the model's version folder as they are (model.py and the like). What several templates need lies in `common`, and the Python
+of all TensorRT-LLM generations in `tensorrt_llm`. Which models a recipe gets is in `enginepress.repository.plans`.
 
 Paths inside a repository are written with a mark, `./`, in front of the path from the repository's top:
 
@@ -16,17 +17,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from enginepress.errors import RepositoryError
 from enginepress.files import FileEntry, content_digest, hash_file, walk_files
-from enginepress.repository.values import ConfigValues
-
-if TYPE_CHECKING:
-    from enginepress.recipe import Recipe
 
 MARK = "./"
 
@@ -50,72 +45,6 @@ PATH_FILES = {
     "model.yaml": ("model", "tokenizer"),  # llmapi
 }
 """Files of a version folder whose top-level keys hold paths."""
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Models of a repository
-# ------------------------------------------------------------------------------------------------------------------
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "config.json",
-)
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """One Triton model of a repository to be assembled.
-
-    Attributes:
-        source: folder inside the template that holds its config.pbtxt; "." is the template itself.
-        values: what is set on the config.
-        engine: folder inside the version folder that gets the engine's files, or None.
-        tokenizer: folder inside the version folder that gets the tokenizer's files, or None.
-        tokenizer_required: files without which the tokenizer is of no use.
-    """
-
-    source: str
-    values: ConfigValues
-    engine: str | None = None
-    tokenizer: str | None = None
-    tokenizer_required: tuple[str, ...] = field(default=("tokenizer.json",))
-
-
-def plan_models(recipe: Recipe) -> tuple[ModelPlan, ...]:
-    """The Triton models that serve what this recipe builds.
-
-    Raises:
-        RepositoryError: for a builder that has no template.
-    """
-    planner = _PLANNERS.get(recipe.engine.builder)
-    if planner is None:
-        raise RepositoryError(
-            f"builder '{recipe.engine.builder}' has no model repository template in this version",
-            where="engine.builder",
-            fix="available: " + ", ".join(sorted(_PLANNERS)),
-        )
-    return planner(recipe)
-
-
-def _onnxruntime(recipe: Recipe) -> tuple[ModelPlan, ...]:
-    limits, serving = recipe.engine.limits, recipe.serving
-    parameters = {
-        "max_concurrent_requests": str(serving.max_concurrent_requests),
-        "max_tokens_default": str(serving.max_tokens_default),
-        "slow_path_requests": str(serving.slow_path_requests),
-        "max_batch_size": str(limits.max_batch_size),
-        "threads": str(serving.threads),
-        "max_sequence_length": "" if limits.max_sequence_length is None else str(limits.max_sequence_length),
-    }
-    values = ConfigValues(name=recipe.name, parameters=parameters)
-    return (ModelPlan(source=".", values=values, engine="engine", tokenizer="tokenizer"),)
-
-
-_PLANNERS: dict[str, Callable[[Recipe], tuple[ModelPlan, ...]]] = {"onnxruntime": _onnxruntime}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -145,8 +74,16 @@ def template_files(folder: Path) -> Iterator[str]:
             yield path
 
 
+def shared_folders(template: str) -> tuple[str, ...]:
+    """The folders beside a template whose files its models may get as well."""
+    return ("common", "tensorrt_llm") if template.startswith("tensorrt_llm") else ("common",)
+
+
 def template_digest(template: str) -> str:
-    """sha256 (hex) over a template's files: part of the build key."""
-    folder = template_folder(template)
-    entries = (FileEntry(p, (folder / p).stat().st_size, hash_file(folder / p)) for p in template_files(folder))
-    return content_digest(entries)
+    """sha256 (hex) over a template's files and those that it shares: part of the build key."""
+    entries = []
+    for name in (template, *shared_folders(template)):
+        folder = template_folder(name)
+        for path in template_files(folder):
+            entries.append(FileEntry(f"{name}/{path}", (folder / path).stat().st_size, hash_file(folder / path)))
+    return content_digest(tuple(sorted(entries, key=lambda entry: entry.path)))

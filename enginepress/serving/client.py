@@ -4,7 +4,8 @@
     POST /v2/models/<model>/generate_stream     server-sent events, one JSON piece each
     gRPC ModelStreamInfer                       one response, or one per piece, and an empty final one
 
-Every request takes the likeliest token each time (no temperature is sent), so that all ways must give the same text.
+Every request takes the likeliest token each time, so that all ways must give the same text. A streamed request has an id of
+its own: the TensorRT-LLM ensemble streams only answers that it can tell apart.
 Pieces are what the model sent; their concatenation is the answer. The last response's `output_token_count` is the total.
 """
 
@@ -14,38 +15,40 @@ import http.client
 import json
 import struct
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from enginepress.errors import ServerError
+from enginepress.serving.dialect import Dialect, dialect_of, model_inputs
 from enginepress.serving.http_connection import HttpConnection, error_text
 from enginepress.serving.sse import sse_data
 
 if TYPE_CHECKING:
-    from enginepress.recipe import Prompt
+    from enginepress.recipe import BuilderName, Prompt
 
 TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt, `text` or chat `messages`, and how long its answer may be."""
+    """One prompt, `text` or chat `messages`, how long its answer may be, and what the model calls all that."""
 
     text: str | None = None
     messages: tuple[Mapping[str, str], ...] | None = None
     max_tokens: int = 32
+    dialect: Dialect = "enginepress"
 
     @staticmethod
-    def of(prompt: Prompt) -> Question:
+    def of(prompt: Prompt, builder: BuilderName = "onnxruntime") -> Question:
         messages = None if prompt.messages is None else tuple(prompt.messages)
-        return Question(text=prompt.text, messages=messages, max_tokens=prompt.max_tokens)
+        return Question(text=prompt.text, messages=messages, max_tokens=prompt.max_tokens, dialect=dialect_of(builder))
 
     def inputs(self, *, stream: bool) -> dict[str, Any]:
         """The model's inputs by name."""
-        asked = {"text_input": self.text} if self.messages is None else {"messages": json.dumps(list(self.messages))}
-        return {**asked, "max_tokens": self.max_tokens, "stream": stream}
+        return model_inputs(self.dialect, text=self.text, messages=self.messages, max_tokens=self.max_tokens, stream=stream)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def ask_connection(
     path = f"/v2/models/{quote(model, safe='')}/{'generate_stream' if stream else 'generate'}"
     began = time.perf_counter()
     try:
-        response = connection.send("POST", path, question.inputs(stream=stream))
+        name = {"id": uuid.uuid4().hex} if stream else {}
+        response = connection.send("POST", path, {**question.inputs(stream=stream), **name})
         if response.status != 200:
             raise _refused(connection.url(path), error_text(response.status, _error_body(response.read())))
         pieces = _http_pieces(response, connection.url(path), stream=stream)
@@ -222,12 +226,12 @@ def _grpc_request(metadata: Any, model: str, inputs: Mapping[str, Any]) -> Any:
     """The tensors in the types and ranks that the model declares; what it does not declare is left out, if it may be."""
     from tritonclient.grpc import service_pb2
 
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = service_pb2.ModelInferRequest(model_name=model, id=uuid.uuid4().hex)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     declared = {tensor.name: tensor for tensor in metadata.inputs}
     for name, value in inputs.items():
         tensor = declared.get(name)
-        if tensor is None and name == "stream":
+        if tensor is None and name in ("stream", "streaming"):
             continue
         if tensor is None:
             raise ServerError(f"the model has no input '{name}'", where=model)

@@ -11,12 +11,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginepress.errors import ServerError
 from enginepress.serving.client import Answer, Question, ask_grpc, ask_http
+from enginepress.serving.dialect import dialect_of
 from enginepress.serving.gate_result import CheckResult, GateResult, PromptResult, percent
 from enginepress.serving.load import LoadResult, measure_load
 from enginepress.serving.reference import Reference, ReferenceAnswer, agreement
@@ -24,7 +25,7 @@ from enginepress.serving.servable import check_servable_here
 from enginepress.serving.tritonserver import TritonServer
 
 if TYPE_CHECKING:
-    from enginepress.recipe import Checks, Load, Prompt, Recipe
+    from enginepress.recipe import Checks, Load, Recipe
 
 GATED_NUMBER = 1
 LOG_NAME = "server.log"
@@ -77,7 +78,7 @@ def run_gate(repository: Path, recipe: Recipe, reference: Reference | None = Non
         with TritonServer(
             placed, log=folder / LOG_NAME, ready_timeout_s=recipe.checks.ready_timeout_s, exit_timeout_s=0
         ) as server:
-            asked = [_ask_all_ways(server, recipe.name, *entry) for entry in _questions(recipe.checks.prompts, reference)]
+            asked = [_ask_all_ways(server, recipe.name, *entry) for entry in _questions(recipe, reference)]
             load = _load(server, recipe) if recipe.checks.load is not None else None
             checks = [_ready_check(server, recipe.checks), *_prompt_checks(asked), _version_check(asked), _alive_check(server)]
     finally:
@@ -106,12 +107,11 @@ def run_gate(repository: Path, recipe: Recipe, reference: Reference | None = Non
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-def _questions(
-    prompts: Sequence[Prompt], reference: Reference | None
-) -> list[tuple[Question, str | None, ReferenceAnswer | None]]:
+def _questions(recipe: Recipe, reference: Reference | None) -> list[tuple[Question, str | None, ReferenceAnswer | None]]:
+    builder, prompts = recipe.engine.builder, recipe.checks.prompts
     if not prompts:
-        return [(DEFAULT_QUESTION, None, None)]
-    return [(Question.of(p), p.pattern, reference.find(p) if reference is not None else None) for p in prompts]
+        return [(replace(DEFAULT_QUESTION, dialect=dialect_of(builder)), None, None)]
+    return [(Question.of(p, builder), p.pattern, reference.find(p) if reference is not None else None) for p in prompts]
 
 
 def _ask_all_ways(

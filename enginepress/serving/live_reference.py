@@ -38,7 +38,7 @@ def live_reference(repository: Path, recipe: Recipe, *, folder: Path) -> Referen
         ) as server:
             answers = []
             for prompt in recipe.checks.prompts:
-                said = ask_http(server.http, recipe.name, Question.of(prompt), stream=False).text
+                said = ask_http(server.http, recipe.name, Question.of(prompt, recipe.engine.builder), stream=False).text
                 answers.append(
                     ReferenceAnswer(
                         text=prompt.text,

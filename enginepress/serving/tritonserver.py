@@ -31,8 +31,9 @@ from enginepress.process import die_with_parent
 from enginepress.serving.control import is_ready, load_model, model_states, server_facts, unload_model
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.installation import Launch, find_installation, prepare
+from enginepress.serving.launch import Ranks, find_ranks, spread
 from enginepress.serving.server_log import last_words, load_failures, port_was_taken
-from enginepress.serving.shared_memory import end_processes, new_prefix, remove_regions, sweep_leftovers
+from enginepress.serving.shared_memory import end_processes, new_prefix, processes_of, remove_regions, sweep_leftovers
 
 HOST = "127.0.0.1"
 STARTS = 5
@@ -103,6 +104,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._exited = threading.Event()
         self._log_start = 0
+        self._ranks: tuple[Ranks, ...] = ()
 
     @property
     def http(self) -> str:
@@ -154,6 +156,7 @@ class TritonServer:
             self._scratch = Path(tempfile.mkdtemp(prefix=self._prefix))
             launch = prepare(find_installation(), self._scratch, python=self.python)
             served = _plain_path(self.repository, self._scratch)
+            self._ranks = find_ranks(served)
             began = time.monotonic()
             for attempt in range(1, STARTS + 1):
                 self._launch(launch, served)
@@ -197,6 +200,7 @@ class TritonServer:
         ]
         if self.control_mode == "explicit":
             argv += [f"--load-model={name}" for name in self._wanted or ("*",)]
+        argv, env = spread(argv, launch.env, self._ranks, mpirun=_mpirun(self._ranks), gpus=_gpus(self._ranks))
         self._exited = threading.Event()
         started: list[subprocess.Popen[bytes] | BaseException] = []
         told = threading.Event()
@@ -210,7 +214,7 @@ class TritonServer:
                 try:
                     process = subprocess.Popen(
                         argv,
-                        env=launch.env,
+                        env=env,
                         cwd=self._scratch,
                         stdin=subprocess.DEVNULL,
                         stdout=sink,
@@ -257,7 +261,9 @@ class TritonServer:
         process = self._process
         assert process is not None
         # All three, since the metrics endpoint comes up last, and a server that does not get its port ends.
-        if not all(listens(process.pid, port) for port in (self._ports.http, self._ports.grpc, self._ports.metrics)):
+        # Of an mpirun, the server is a process below it.
+        pids = [process.pid, *(processes_of(self._prefix) if self._ranks else ())]
+        if not all(any(listens(pid, port) for pid in pids) for port in (self._ports.http, self._ports.grpc, self._ports.metrics)):
             return False
         try:
             facts = server_facts(connection)
@@ -358,6 +364,24 @@ def _plain_path(repository: Path, scratch: Path) -> Path:
     link = scratch / "repository"
     link.symlink_to(repository)
     return link
+
+
+def _mpirun(ranks: Sequence[Ranks]) -> str:
+    """The program that starts ranks, which NVIDIA's images have."""
+    if not any(rank.mode == "leader" for rank in ranks):
+        return "mpirun"
+    found = shutil.which("mpirun")
+    if found is None:
+        raise ServerError(
+            f"{ranks[0].model} takes {ranks[0].world_size} ranks, and there is no mpirun on PATH to start them",
+            fix="serve it in its NVIDIA image, or build it with serving.multi_gpu: orchestrator",
+        )
+    return found
+
+
+def _gpus(ranks: Sequence[Ranks]) -> int:
+    """GPUs of this machine, counted by their device files; 0 where nobody asks."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*"))) if ranks else 0
 
 
 def listens(pid: int, port: int) -> bool:

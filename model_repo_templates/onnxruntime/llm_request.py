@@ -6,9 +6,8 @@ limits) and gives the frozen `Request` that the rest works with.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,10 +22,6 @@ from llm_tokenizer import Tokenizer
 _LEAST_TEMPERATURE = 1e-3
 _MOST_WORDS = 64
 _MOST_WORD_LENGTH = 1024
-_TRITON_PARAMETERS = frozenset(
-    ("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "binary_data_output", "binary_data_size")
-)
-_HEADERS = frozenset(("accept", "authorization", "baggage", "cookie", "host", "origin", "referer", "traceparent", "tracestate"))
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -98,25 +93,6 @@ def read_inputs(tensors: Mapping[str, Array]) -> Inputs:
     if inputs.max_tokens is not None and inputs.min_tokens > inputs.max_tokens:
         raise RequestError(f"min_tokens: {inputs.min_tokens} is above max_tokens {inputs.max_tokens}")
     return inputs
-
-
-def refuse_unknown(parameters: Iterable[str]) -> None:
-    """Refuses a request's parameters other than Triton's own: a JSON field that is no input reaches the model as one.
-
-    Raises:
-        RequestError: naming the field.
-    """
-    for name in parameters:
-        if name.startswith("triton_") or name.lower() in _TRITON_PARAMETERS or _is_header(name):
-            continue
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), INPUT_NAMES, n=1)
-        hint = f"the nearest is {near[0]}; " if near else ""
-        raise RequestError(f"{name}: is not an input of this model; {hint}the inputs are {', '.join(INPUT_NAMES)}")
-
-
-def _is_header(name: str) -> bool:
-    """Triton can forward HTTP headers as parameters. No input has a hyphen, but one can be misspelt with it."""
-    return name.lower() in _HEADERS or ("-" in name and name.lower().replace("-", "_") not in INPUT_NAMES)
 
 
 class Preparer:

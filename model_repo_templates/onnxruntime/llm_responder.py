@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from llm_errors import Kind, RequestError
 from llm_job import Job, Reply
+from llm_triton_error import to_triton_error
 
 _WATCH_SECONDS = 0.1
 
@@ -90,14 +90,3 @@ def to_response(reply: Reply) -> Any:
         tensors.append(pb_utils.Tensor("cum_log_probs", np.array([reply.cum_log_probs], dtype=np.float32)))
         tensors.append(pb_utils.Tensor("output_log_probs", np.array(reply.log_probs, dtype=np.float32)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
-
-
-def to_triton_error(error: RequestError) -> Any:
-    """The error with Triton's code: over HTTP it becomes the status (400 for a request that is at fault)."""
-    codes = {
-        Kind.INVALID_ARG: pb_utils.TritonError.INVALID_ARG,
-        Kind.UNAVAILABLE: pb_utils.TritonError.UNAVAILABLE,
-        Kind.CANCELLED: pb_utils.TritonError.CANCELLED,
-        Kind.INTERNAL: pb_utils.TritonError.INTERNAL,
-    }
-    return pb_utils.TritonError(error.message, codes[error.kind])

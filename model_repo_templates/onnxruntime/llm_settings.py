@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class SettingsError(Exception):
-    """The model cannot be loaded as it is configured."""
+from llm_generation import Generation, SettingsError, read_json, token_ids
 
 
 @dataclass(frozen=True)
@@ -65,26 +63,17 @@ class EngineFacts:
 
     @classmethod
     def read(cls, engine: Path, tokenizer: Path) -> EngineFacts:
-        """Reads genai_config.json and, for the end-of-answer tokens, the checkpoint's own files.
-
-        The first file that names end tokens decides, in the order that transformers' generate() follows, so that the
-        served answers end where the checkpoint's authors end them.
-        """
-        model = _read_json(engine / "genai_config.json").get("model", {})
+        """Reads genai_config.json and, for the end-of-answer tokens, the checkpoint's own files."""
+        model = read_json(engine / "genai_config.json").get("model", {})
         try:
             context_length, vocab_size = int(model["context_length"]), int(model["vocab_size"])
         except KeyError as error:
             raise SettingsError(f"{engine / 'genai_config.json'}: model.{error.args[0]} is missing") from None
-        eos: frozenset[int] = frozenset()
-        for file in (tokenizer / "generation_config.json", tokenizer / "config.json"):
-            eos = _ids(_read_json(file).get("eos_token_id")) if file.is_file() else frozenset()
-            if eos:
-                break
         return cls(
             context_length=context_length,
             vocab_size=vocab_size,
             pad_token_id=int(model.get("pad_token_id") or 0),
-            eos_token_ids=eos or _ids(model.get("eos_token_id")),
+            eos_token_ids=frozenset(Generation.read(tokenizer).end_tokens or token_ids(model.get("eos_token_id"))),
         )
 
 
@@ -100,20 +89,3 @@ def engine_overlay(settings: Settings, facts: EngineFacts) -> str:
     if facts.eos_token_ids:
         model["eos_token_id"] = sorted(facts.eos_token_ids)
     return json.dumps({"engine": {"static_batching": {"max_batch_size": settings.max_batch_size}}, "model": model})
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file}: {error}") from None
-    if not isinstance(value, dict):
-        raise SettingsError(f"{file}: is not a JSON object")
-    return value
-
-
-def _ids(value: Any) -> frozenset[int]:
-    """`eos_token_id` is a number, a list of numbers, or null."""
-    if value is None:
-        return frozenset()
-    return frozenset(int(i) for i in (value if isinstance(value, list) else [value]))

@@ -26,11 +26,12 @@ import onnxruntime_genai as og  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
 from llm_errors import Kind, RequestError  # noqa: E402
 from llm_job import Reply  # noqa: E402
-from llm_request import INPUT_NAMES, Preparer, read_inputs, refuse_unknown  # noqa: E402
+from llm_request import INPUT_NAMES, Preparer, read_inputs  # noqa: E402
 from llm_responder import Responder  # noqa: E402
 from llm_scheduler import Scheduler  # noqa: E402
 from llm_settings import EngineFacts, Settings, engine_overlay  # noqa: E402
 from llm_tokenizer import Tokenizer  # noqa: E402
+from llm_unknown import refuse_unknown  # noqa: E402
 
 
 class TritonPythonModel:
@@ -59,7 +60,7 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                refuse_unknown(json.loads(request.parameters() or "{}"))
+                refuse_unknown(request.parameters(), INPUT_NAMES)
                 tensors = {
                     name: tensor.as_numpy()
                     for name in INPUT_NAMES

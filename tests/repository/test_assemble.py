@@ -14,9 +14,12 @@ from enginepress.recipe import Recipe
 from enginepress.repository.assemble import assemble, template_digest
 from enginepress.repository.config import parse_config
 from enginepress.repository.place import content_digest_of
+from enginepress.repository.plans.onnxruntime import SHARED
 from enginepress.repository.templates import template_files, template_folder
 from enginepress.repository.validate import validate
 from tests.repository import samples
+
+SHARED_NAMES = sorted(path.split("/")[-1] for path in SHARED)
 
 TEMPLATE_CONFIG = (
     'name: "template"\nbackend: "python"\nversion_policy { latest { num_versions: 1 } }\n'
@@ -64,6 +67,7 @@ def test_the_repository_has_the_agreed_layout_and_nothing_else(parts: dict[str, 
         "tiny/0/engine/model.onnx",
         "tiny/0/engine/model.onnx.data",
         "tiny/0/helpers/text.py",
+        *(f"tiny/0/{name}" for name in SHARED_NAMES),
         "tiny/0/model.py",
         "tiny/0/tokenizer/chat_template.jinja",
         "tiny/0/tokenizer/config.json",
@@ -116,10 +120,8 @@ def test_the_installed_template_is_served_with_the_recipe_values(parts: dict[str
     result = validate(tmp_path / "out")
     assert [finding for finding in result.findings if finding.severity != "info"] == []
     served = {p.name for p in (tmp_path / "out/tiny/0").iterdir()}
-    assert served == {p.split("/")[0] for p in template_files(template_folder("onnxruntime"))} - {"config.pbtxt"} | {
-        "engine",
-        "tokenizer",
-    }
+    own = {p.split("/")[0] for p in template_files(template_folder("onnxruntime"))} - {"config.pbtxt"}
+    assert served == {*own, *SHARED_NAMES, "engine", "tokenizer"}
     config = parse_config((tmp_path / "out/tiny/config.pbtxt").read_text(), "c")
     assert config.parameters["threads"].string_value == "3"
 
@@ -148,8 +150,8 @@ def test_a_template_with_a_placeholder_is_refused_naming_the_file(parts: dict[st
 
 
 def test_a_builder_without_template_is_refused(parts: dict[str, Path], tmp_path: Path) -> None:
-    recipe = _recipe().model_copy(update={"engine": _recipe().engine.model_copy(update={"builder": "vllm"})})
-    with pytest.raises(RepositoryError, match="'vllm' has no model repository template"):
+    recipe = _recipe().model_copy(update={"engine": _recipe().engine.model_copy(update={"builder": "sglang"})})
+    with pytest.raises(RepositoryError, match="'sglang' has no model repository template"):
         assemble(**parts, recipe=recipe, output=tmp_path / "out")
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from enginepress.serving.tritonserver import TritonServer
 from tests.engines.checkpoints import make_checkpoint
-from tests.templates.repository import TEMPLATE, build_engine, write_model
+from tests.templates.repository import COMMON, TEMPLATE, TEMPLATES, build_engine, write_model
 
-sys.path.append(str(TEMPLATE))
+for folder in (TEMPLATE, COMMON, *(TEMPLATES / "tensorrt_llm" / part for part in ("", "preprocessing", "bls"))):
+    sys.path.append(str(folder))
 
 CONTEXT = 1024
 

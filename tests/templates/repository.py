@@ -10,7 +10,9 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_repo_templates" / "onnxruntime"
+TEMPLATES = Path(__file__).resolve().parents[2] / "model_repo_templates"
+TEMPLATE = TEMPLATES / "onnxruntime"
+COMMON = TEMPLATES / "common"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,7 +36,7 @@ def write_model(repository: Path, name: str, *, checkpoint: Path, engine: Path, 
     """Writes one model, version 1, with these parameters."""
     version = repository / name / "1"
     version.mkdir(parents=True)
-    for file in TEMPLATE.glob("*.py"):
+    for file in [*TEMPLATE.glob("*.py"), *COMMON.glob("*.py")]:
         if file.name != "__init__.py":
             shutil.copyfile(file, version / file.name)
     shutil.copytree(engine, version / "engine", copy_function=_link)

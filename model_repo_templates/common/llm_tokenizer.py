@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_chat import ChatTemplate, Message
 from llm_detokenize import Detokenizer
 from llm_errors import RequestError
-from llm_settings import SettingsError
+from llm_generation import SettingsError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -40,9 +40,9 @@ class Tokenizer:
         self._added = {entry["id"]: entry["content"] for entry in spec.get("added_tokens", [])}
         self._chat = ChatTemplate.load(folder)
 
-    def encode(self, text: str) -> list[int]:
-        """A prompt's tokens, with the special tokens that the post-processor adds."""
-        return list(self._tokenizer.encode(text).ids)
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """A text's tokens; a prompt gets the special tokens that the post-processor adds."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """A conversation's tokens; the template writes the special tokens, so none are added."""
@@ -66,6 +66,21 @@ class Tokenizer:
         if "ByteFallback" not in self._decoders:
             return frozenset()
         return frozenset(i for token, i in self._tokenizer.get_vocab().items() if _BYTE_TOKEN.fullmatch(token))
+
+    def bytes_of(self, *, special_tokens: bool = False) -> Callable[[int], bytes]:
+        """What gives the UTF-8 bytes that a token adds to an answer, for tokenizers of every kind.
+
+        Args:
+            special_tokens: whether those have text, too.
+        """
+        special = {number: text.encode() for number, text in self._added.items()} if special_tokens else {}
+        try:
+            table = self.token_bytes
+        except RequestError:  # no kind that cuts characters: what a token decodes to behind another one is its text
+            anchor = self.encode("a", special_tokens=False)
+            start = len(self.decode(anchor))
+            return lambda token: special.get(token) or self.decode([*anchor, token])[start:].encode()
+        return lambda token: special.get(token) or (table[token] if 0 <= token < len(table) else b"")
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:

@@ -1,0 +1,136 @@
+"""What the builders share that make no engine: the checkpoint itself is served (`llmapi`, `vllm`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from enginepress.engines import can_build, versions
+from enginepress.engines.architecture import read_shape
+from enginepress.engines.fit.parallelism import check_parallelism
+from enginepress.engines.quantized import Quantization, quantization_of, refused_by
+from enginepress.engines.versions import Container
+from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
+from enginepress.files import check_relative, explain_os_error, walk_files
+from enginepress.recipe import Recipe
+from enginepress.repository.plans.engine_args import check_engine_args
+
+SIXTEEN_BIT = ("float16", "bfloat16", "float32")
+"""Precisions that ask for no quantization."""
+
+Name = Literal["llmapi", "vllm"]
+
+
+def check_checkpoint(config: Mapping[str, Any], recipe: Recipe, name: Name, *, unused: Mapping[str, Iterable[str]]) -> Container:
+    """What is refused for both builders, from config.json alone.
+
+    Args:
+        unused: section of the recipe -> fields that this builder has no use for.
+
+    Raises:
+        RecipeError, SourceError, UnsupportedModelError: naming the field, the value and the remedy.
+    """
+    refuse_unused(recipe, name, unused)
+    check_engine_args(recipe.serving.engine_args, name)
+    if config.get("auto_map") is not None and not recipe.source.trust_remote_code:
+        raise SourceError(
+            "'auto_map' names Python code of the checkpoint's own, which is not run",
+            where="config.json",
+            fix="if you trust it, set source.trust_remote_code in the recipe",
+        )
+    container = versions.choose(recipe)
+    quantization = quantization_of(config)
+    if quantization is not None:
+        _check_quantized(quantization, config, recipe, name)
+    check_parallelism(read_shape(config), recipe)
+    return container
+
+
+def refuse_unused(recipe: Recipe, name: str, unused: Mapping[str, Iterable[str]]) -> None:
+    """Refuses fields that would be ignored."""
+    sections: dict[str, Any] = {
+        "engine": recipe.engine,
+        "engine.limits": recipe.engine.limits,
+        "engine.parallelism": recipe.engine.parallelism,
+        "serving": recipe.serving,
+    }
+    for section, fields in unused.items():
+        values = sections[section]
+        for field in fields:
+            if getattr(values, field) != type(values).model_fields[field].get_default(call_default_factory=True):
+                raise RecipeError(
+                    f"builder '{name}' has no use for '{field}'", where=f"{section}.{field}", fix=f"leave {section}.{field} out"
+                )
+
+
+def _check_quantized(quantization: Quantization, config: Mapping[str, Any], recipe: Recipe, name: Name) -> None:
+    refusal = refused_by(quantization, name, precision=recipe.engine.precision)
+    if refusal is not None:
+        reason, fix = refusal
+        others = can_build(config, recipe, but=name)
+        if others:
+            fix += "; builders that take it: " + ", ".join(others)
+        raise UnsupportedModelError(f"builder '{name}' cannot serve this checkpoint: {reason}", where="config.json", fix=fix)
+
+
+def quantization_in(folder: Path) -> Quantization | None:
+    """How the checkpoint in this folder is quantized; ModelOpt's own file counts more than config.json."""
+    return quantization_of(
+        read_object(folder / "config.json"),
+        read_object(folder / "hf_quant_config.json") if (folder / "hf_quant_config.json").is_file() else None,
+    )
+
+
+def read_object(path: Path) -> Mapping[str, Any]:
+    """A JSON object.
+
+    Raises:
+        SourceError: if the file is missing or holds none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError("is missing", where=str(path)) from None
+    except ValueError as error:
+        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise SourceError("is not a JSON object", where=str(path))
+    return value
+
+
+def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:
+    """Puts the checkpoint into the empty folder `output`: linked, so that weights exist once on disk.
+
+    Raises:
+        SourceError: for Python files without leave, or a checkpoint without safetensors or tokenizer.json.
+    """
+    # Here: the repository imports builders.
+    from enginepress.repository.links import link_file
+
+    names = [name for name in walk_files(source) if not any(part.startswith(".") for part in name.split("/"))]
+    code = [name for name in names if name.endswith(".py")]
+    if code and not allow_code:
+        raise SourceError(
+            f"holds Python code of its own ({', '.join(code[:3])}), which is not served",
+            where=str(source),
+            fix="if you trust it, set source.trust_remote_code in the recipe",
+        )
+    if not any(name.endswith(".safetensors") for name in names):
+        raise SourceError("has no safetensors file", where=str(source), fix="take a checkpoint in safetensors")
+    if "tokenizer.json" not in names:
+        raise SourceError("has no tokenizer.json", where=str(source), fix="take a checkpoint that comes with a fast tokenizer")
+    try:
+        for name in names:
+            link_file(source / check_relative(name), output / name)
+    except OSError as error:
+        raise explain_os_error(error, "linking the checkpoint", BuildError) from None
+
+
+def on_gpus(recipe: Recipe) -> str:
+    """Where it runs, in words: ` on 2 x H100-SXM5-80GB`; empty if the recipe names no GPU."""
+    if recipe.engine.gpu is None:
+        return ""
+    world = recipe.engine.parallelism.world_size
+    return f" on {f'{world} x ' if world > 1 else ''}{recipe.engine.gpu.name}"

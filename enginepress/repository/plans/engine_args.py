@@ -1,0 +1,66 @@
+"""`serving.engine_args`: arguments for the LLM API or vLLM by their own names, checked against engine_args.yaml."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from enginepress.errors import RecipeError
+from enginepress.repository.plans.nearest import nearest
+
+WHERE = "serving.engine_args"
+
+FRACTIONS = ("gpu_memory_utilization", "free_gpu_memory_fraction")
+"""Arguments at any depth that are a share of the memory: above 0 and at most 1."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What one of the two takes: names, and for those that the recipe has a field for, that field."""
+
+    known: frozenset[str]
+    elsewhere: Mapping[str, str]
+    sources: tuple[str, ...]
+
+
+@functools.cache
+def load_arguments(builder: Literal["llmapi", "vllm"]) -> Arguments:
+    """The list of engine_args.yaml."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    table = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), Loader=loader)[builder]
+    return Arguments(frozenset(table["known"]), dict(table["elsewhere"]), tuple(table["sources"]))
+
+
+def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]) -> None:
+    """
+    Raises:
+        RecipeError: for a name that nobody knows, one that the recipe has a field for, or a value that cannot be served.
+    """
+    arguments = load_arguments(builder)
+    for name, value in given.items():
+        where = f"{WHERE}.{name}"
+        if name in arguments.elsewhere:
+            raise RecipeError(f"'{name}' is not set here", where=where, fix=f"set {arguments.elsewhere[name]}")
+        if name not in arguments.known:
+            raise RecipeError(
+                f"{builder} is not known to have an argument '{name}'", where=where, fix=nearest(name, sorted(arguments.known))
+            )
+        _check_value(value, name, where)
+
+
+def _check_value(value: Any, name: str, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_value(inner, str(key), f"{where}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            _check_value(inner, name, where)
+    elif isinstance(value, str) and "${" in value:
+        raise RecipeError(f"is {value!r}: placeholders are not filled", where=where, fix="write the value itself")
+    elif name in FRACTIONS and (isinstance(value, (bool, str)) or value is None or not 0 < value <= 1):
+        raise RecipeError(f"is {value!r}; it must be above 0 and at most 1", where=where)
