@@ -71,6 +71,9 @@ class LlmApiBuilder:
             "kserve's LLMInferenceService, with the checkpoint folder",
         ]
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        return []
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         if checkpoints.quantization_in(checkpoint) is not None:
             # `check` has seen that it is what the recipe asks for.

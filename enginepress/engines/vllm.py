@@ -76,6 +76,9 @@ class VllmBuilder:
             "kserve's LLMInferenceService, with the checkpoint folder",
         ]
 
+    def commands(self, config: Mapping[str, Any], recipe: Recipe) -> list[list[str]]:
+        return []
+
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
         raise NotImplementedError("builder 'vllm' converts nothing; `converts` says so")
 
