@@ -91,7 +91,8 @@ def versions() -> dict[str, str]:
 
 def _convert(form: Form, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
     config = _read_config(checkpoint / "config.json")
-    check(config, recipe, form)
+    quantized = checkpoint / "hf_quant_config.json"
+    check(config, recipe, form, hf_quant_config=_read_config(quantized) if quantized.is_file() else None)
     if not any(checkpoint.glob("*.safetensors")):
         raise SourceError("has no safetensors files, and ModelOpt is given no pickle files", where=str(checkpoint))
     versions()

@@ -30,7 +30,7 @@ def main() -> None:
     try:
         convert(job)
     except EnginepressError as error:
-        sys.exit(f"enginepress: {error}" + (f" ({error.fix})" if error.fix else ""))
+        sys.exit(f"enginepress error: {error}" + (f" ({error.fix})" if error.fix else ""))
     print(FINISHED, flush=True)
 
 

@@ -11,7 +11,7 @@ from enginepress.process import last_lines
 
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
-        r"(?m)^enginepress: (?P<what>(?!done|rank|calibration|comparing).+)",
+        r"(?m)^enginepress error: (?P<what>.+)",
         "{what}",
         "read the log; nothing that came out wrong is kept",
     ),

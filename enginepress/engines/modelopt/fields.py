@@ -173,12 +173,12 @@ def rotary_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _typed(config, "rope_parameters", dict, None)
     scaling = _typed(config, "rope_scaling", dict, None)
     values: Mapping[str, Any] = parameters or scaling or {}
-    kind = values.get("rope_type") or values.get("type") or "default"
+    kind = _rope_kind(values)
     if any(isinstance(value, dict) for value in values.values()):
         raise _wrong_rope("it differs between layers")
     if unknown := sorted(set(values) - _KNOWN):
         raise _wrong_rope(f"'{unknown[0]}' in its parameters ({kind}) is not known here")
-    if parameters and scaling and any(parameters.get(k, v) != v for k, v in scaling.items()):
+    if parameters and scaling and _kind_and_numbers(parameters) != _kind_and_numbers(scaling):
         raise _wrong_rope("'rope_parameters' and 'rope_scaling' say different things")
     for source in (values, config):
         if _number(source, "partial_rotary_factor", 1.0) != 1.0:
@@ -201,6 +201,15 @@ def rotary_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         numbers["original_max_position_embeddings"] = int(numbers["original_max_position_embeddings"])
         return {**rotary, "rotary_scaling": {"type": "llama3", "rope_type": "llama3", **numbers}}
     raise _wrong_rope(f"'{kind}' is not verified; 'default', 'linear' and 'llama3' are")
+
+
+def _rope_kind(values: Mapping[str, Any]) -> Any:
+    return values.get("rope_type") or values.get("type") or "default"
+
+
+def _kind_and_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the base, which older configs have beside it."""
+    return {"kind": _rope_kind(values), **{k: v for k, v in values.items() if k not in ("rope_type", "type", "rope_theta")}}
 
 
 def inverse_frequencies(rotary: Mapping[str, Any], head_size: int) -> list[float]:

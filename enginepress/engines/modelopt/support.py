@@ -67,8 +67,12 @@ _VOCABULARY_BLOCK = 64
 """ModelOpt pads the vocabulary to this for AWQ, with tokens that a sampler could then choose."""
 
 
-def check(config: Mapping[str, Any], recipe: Recipe, form: Form) -> None:
+def check(config: Mapping[str, Any], recipe: Recipe, form: Form, *, hf_quant_config: Mapping[str, Any] | None = None) -> None:
     """Refuses what would fail later, or come out wrong.
+
+    Args:
+        config: the checkpoint's config.json.
+        hf_quant_config: its hf_quant_config.json, if it has one.
 
     Raises:
         UnsupportedModelError: for an architecture that was not verified.
@@ -76,7 +80,7 @@ def check(config: Mapping[str, Any], recipe: Recipe, form: Form) -> None:
         SourceError: for a checkpoint that cannot be converted.
     """
     _check_recipe(recipe, form)
-    _check_checkpoint(config, recipe)
+    _check_checkpoint(config, hf_quant_config)
     fields = shape_fields(config) if form == "hugging_face" else model_fields(config)
     if form == "tensorrt_llm":
         _check_window(config, fields, recipe)
@@ -169,12 +173,12 @@ def _check_parallelism(fields: Mapping[str, Any], recipe: Recipe) -> None:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _check_checkpoint(config: Mapping[str, Any], recipe: Recipe) -> None:
+def _check_checkpoint(config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None) -> None:
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if architecture is None:
         raise SourceError("'architectures' names no class, so what this model is cannot be known", where=WHERE)
-    if (quantization := quantization_of(config, None)) is not None:
+    if (quantization := quantization_of(config, hf_quant_config)) is not None:
         raise UnsupportedModelError(
             f"it is quantized already ({quantization.describe()}), and ModelOpt starts from 16- or 32-bit weights",
             where=WHERE,
@@ -203,7 +207,7 @@ def _check_window(config: Mapping[str, Any], fields: Mapping[str, Any], recipe: 
     length = recipe.engine.limits.max_sequence_length or fields["max_position_embeddings"]
     if not isinstance(window, int) or length > window:
         raise SourceError(
-            f"'sliding_window' is {window}, less than sequences of {length} tokens, and a TensorRT-LLM checkpoint has no place for it",
+            f"'sliding_window' is {window}, sequences have up to {length} tokens, and a TensorRT-LLM checkpoint cannot say so",
             where=WHERE,
             fix=f"set engine.limits.max_sequence_length to {window} or less" if isinstance(window, int) else USE_IMAGE,
         )
