@@ -46,7 +46,7 @@ def test_the_tool_runs_as_a_process_of_its_own_offline_and_without_secrets(
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == environment["HF_DATASETS_OFFLINE"] == "1"
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int4_awq"])
+@pytest.mark.parametrize("precision", ["fp8", pytest.param("int4_awq", marks=pytest.mark.slow)])
 def test_the_same_checkpoint_gives_the_same_bytes(precision: str, tmp_path: Path, warm: None) -> None:
     checkpoint, calibration = checkpoint_in(tmp_path), calibration_file(tmp_path)
     digests = []
@@ -102,7 +102,16 @@ def decoded(output: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp8", "int8_sq", "int4_awq", "w4a8_awq", "nvfp4"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp8",
+        "int4_awq",
+        "nvfp4",
+        pytest.param("int8_sq", marks=pytest.mark.slow),
+        pytest.param("w4a8_awq", marks=pytest.mark.slow),
+    ],
+)
 def test_a_quantized_hugging_face_checkpoint_stands_for_the_same_model(precision: str, tmp_path: Path, warm: None) -> None:
     checkpoint, output = quantized(tmp_path, precision, rope_parameters=LLAMA3)
     ours, theirs = transformers_logits(decoded(output, tmp_path / "plain")), transformers_logits(checkpoint)

@@ -78,6 +78,9 @@ CASES = [
 ]
 
 SLOW = {
+    "llama",
+    "llama, long rope",
+    "qwen2",
     "llama in two stages",
     "llama on two GPUs",
     "llama tied on two GPUs",
@@ -121,11 +124,11 @@ def test_unquantized_checkpoints_give_transformers_logits(case: Case, tmp_path: 
     ("family", "config", "lost"),
     [
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}, "rotary_base"),
-        ("llama", {"rope_parameters": LLAMA3}, "rotary_scaling"),
         ("llama", {"attention_bias": True}, "attn_bias"),
-        ("granite", {**GRANITE, "head_dim": None}, "attention_multiplier"),
         ("granite", {**GRANITE, "head_dim": None}, "residual_multiplier"),
-        ("qwen3", {}, "qwen_type"),
+        pytest.param("llama", {"rope_parameters": LLAMA3}, "rotary_scaling", marks=pytest.mark.slow),
+        pytest.param("granite", {**GRANITE, "head_dim": None}, "attention_multiplier", marks=pytest.mark.slow),
+        pytest.param("qwen3", {}, "qwen_type", marks=pytest.mark.slow),
     ],
 )
 def test_what_modelopt_leaves_out_would_give_a_wrong_model(
@@ -200,7 +203,15 @@ def test_every_family_is_quantized_rightly(family: str, tmp_path: Path, warm: No
     assert 1e-3 < (ours - theirs).norm() / theirs.norm() < NEAR["fp8"]
 
 
-@pytest.mark.parametrize(("kv_cache", "precision"), [("fp8", "fp8"), ("int8", "int4_awq"), ("int8", "float16"), ("fp8", "int8")])
+@pytest.mark.parametrize(
+    ("kv_cache", "precision"),
+    [
+        ("fp8", "fp8"),
+        ("int8", "float16"),
+        pytest.param("int8", "int4_awq", marks=pytest.mark.slow),
+        pytest.param("fp8", "int8", marks=pytest.mark.slow),
+    ],
+)
 def test_a_quantized_kv_cache_has_its_scaling_factors(kv_cache: str, precision: str, tmp_path: Path, warm: None) -> None:
     checkpoint = make(tmp_path, "llama", {}, "float16")
     output = converted(checkpoint, tmp_path, precision, kv_cache=kv_cache, parallelism={"tensor": 2})
