@@ -42,9 +42,11 @@ class RequestOutput:
         self.outputs = [CompletionOutput()]
         self.finished = False
         self.aborted = False
+        self.said = 0
 
     def abort(self):
         self.aborted = True
+        (Path(self.llm.folder) / "aborted").write_text(str(self.said))
 
     async def __aiter__(self):
         import numpy as np
@@ -68,8 +70,8 @@ class RequestOutput:
                     output.text, output.finish_reason, output.stop_reason = output.text.split(word)[0], "stop", word
             if output.finish_reason is None and len(said) == self.sampling.max_tokens:
                 output.finish_reason = "length"
+            self.said = len(said)
             if self.aborted:
-                (Path(self.llm.folder) / "aborted").write_text(str(len(said)))
                 return
             self.finished = output.finish_reason is not None
             if self.streaming or self.finished:
