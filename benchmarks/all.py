@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import modelopt
 from benchmarks.command_line import help_times, up_to_date_times
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
@@ -32,6 +33,7 @@ def main() -> None:
     runs = full_runs(RECIPE)
     rows += _full_run(median_run(runs))
     rows += _serving(serving_times(arguments.folder))
+    rows += modelopt.rows(arguments.folder)
     (ROOT / "docs" / "benchmarks.md").write_text(_page(rows, median_run(runs), shlex.join(["python", "-m", "benchmarks.all"])))
     print((ROOT / "docs" / "benchmarks.md").read_text())
 

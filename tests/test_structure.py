@@ -25,6 +25,10 @@ HEAVY = {
 }
 
 
+TOOL_ONLY = {"enginepress.engines.modelopt.tensor_files", "enginepress.engines.modelopt.verify"}
+"""Modules that only a process of its own imports, which has torch already; `driver` starts it."""
+
+
 def _sources() -> list[Path]:
     folders = ["enginepress", "components", "pipelines"]
     return sorted(p for f in folders for p in (ROOT / f).rglob("*.py"))
@@ -82,10 +86,15 @@ def test_stores_know_nothing_of_triton(path: Path) -> None:
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    if _layer(_module(path)) in ("components", "pipelines"):
+    if _layer(_module(path)) in ("components", "pipelines") or _module(path) in TOOL_ONLY:
         return
     allowed = {"pydantic"} if path.name in ("recipe.py", "recipe_file.py", "stored_recipe.py") else set()
     assert not {name.split(".")[0] for name in _imports(path, top_only=True)} & (HEAVY - allowed)
+
+
+def test_what_needs_torch_at_once_is_imported_by_its_own_process_only() -> None:
+    importers = {_module(p) for p in _sources() if _imports(p) & TOOL_ONLY}
+    assert importers <= TOOL_ONLY | {"enginepress.engines.modelopt.driver"}
 
 
 def test_every_folder_with_code_is_packaged() -> None:

@@ -112,10 +112,10 @@ def refused_by(quantization: Quantization, builder: str, *, precision: str | Non
     """
     what = quantization.describe()
     if precision in _ALGORITHMS.values() and quantization.precision != precision:
+        same = f", or set engine.precision to {quantization.precision}" if quantization.precision else ""
         return (
             f"the checkpoint is quantized already ({what}), and the recipe asks for {precision}",
-            "name the checkpoint that it was made from, or "
-            + (f"set engine.precision to {quantization.precision}" if quantization.precision else "leave engine.precision to it"),
+            f"name the checkpoint that it was made from{same}",
         )
     if builder == "onnxruntime":
         return f"the checkpoint is quantized already ({what})", "name the checkpoint that it was made from"

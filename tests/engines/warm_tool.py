@@ -1,6 +1,6 @@
-"""The real model builder, for tests that run it dozens of times.
+"""Real tools, for tests that run them dozens of times.
 
-Most of a tiny build is the tool's import of torch and transformers. One process imports them once and forks for each build;
+Most of a tiny build is the tool's import of torch and transformers. One process imports them once and forks for each run;
 the child gets the very arguments, environment, folder and log that a process of its own would get.
 """
 
@@ -19,8 +19,8 @@ from enginepress.process import die_with_parent
 
 _WORKER = """
 import json, os, runpy, sys, traceback
-import torch, transformers, onnx_ir, onnxruntime_genai.models
-import onnxruntime.quantization.matmul_nbits_quantizer
+for name in sys.argv[1:]:
+    __import__(name)
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -47,13 +47,14 @@ for line in sys.stdin:
 """
 
 
-class WarmBuilder(OnnxRuntimeBuilder):
-    """The builder as it is, but for where the tool runs."""
+class WarmTool:
+    """Runs `python -m module …` in a fork of a process that has imported what the module needs."""
 
     def __init__(self, worker: subprocess.Popen[str]) -> None:
         self._worker = worker
 
-    def run_tool(self, argv: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> int:
+    def run(self, argv: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> int:
+        """As `enginepress.process.run_logged`."""
         job = {"argv": argv, "env": dict(env), "log": str(log), "cwd": str(cwd)}
         assert self._worker.stdin is not None
         self._worker.stdin.write(json.dumps(job) + "\n")
@@ -70,11 +71,29 @@ class WarmBuilder(OnnxRuntimeBuilder):
         return answer
 
 
+class WarmBuilder(OnnxRuntimeBuilder):
+    """The builder as it is, but for where the tool runs."""
+
+    def __init__(self, tool: WarmTool) -> None:
+        self._tool = tool
+
+    def run_tool(self, argv: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> int:
+        return self._tool.run(argv, log=log, env=env, cwd=cwd)
+
+
 @contextmanager
 def warm_builder() -> Iterator[WarmBuilder]:
+    imports = ("torch", "transformers", "onnx_ir", "onnxruntime_genai.models", "onnxruntime.quantization.matmul_nbits_quantizer")
+    with warm_tool(*imports) as tool:
+        yield WarmBuilder(tool)
+
+
+@contextmanager
+def warm_tool(*imports: str) -> Iterator[WarmTool]:
+    """A process that has imported these modules."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "warning"}
     worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER],
+        [sys.executable, "-c", _WORKER, *imports],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -82,9 +101,9 @@ def warm_builder() -> Iterator[WarmBuilder]:
         preexec_fn=die_with_parent,
     )
     try:
-        builder = WarmBuilder(worker)
-        builder.wait_until_ready()
-        yield builder
+        tool = WarmTool(worker)
+        tool.wait_until_ready()
+        yield tool
     finally:
         worker.kill()
         worker.wait()
