@@ -8,6 +8,7 @@ from typing import Any
 
 from enginepress.engines import Builder, checkpoints, versions
 from enginepress.engines.checkpoints import SIXTEEN_BIT
+from enginepress.engines.quantized import quantization_of
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
 
@@ -35,7 +36,7 @@ class LlmApiBuilder:
 
     def check(self, config: Mapping[str, Any], recipe: Recipe) -> None:
         checkpoints.check_checkpoint(config, recipe, "llmapi", unused=UNUSED)
-        quantized = checkpoints.quantization_of(config) is not None
+        quantized = quantization_of(config) is not None
         if self.converts(recipe) and not quantized:
             from enginepress.engines import modelopt
 

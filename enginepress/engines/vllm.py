@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.engines import Builder, checkpoints, versions
+from enginepress.engines.quantized import quantization_of
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
 
@@ -46,7 +47,7 @@ class VllmBuilder:
                     where=f"checks.prompts[{number}].messages",
                     fix="write the prompt as text, as the model's chat template would",
                 )
-        quantized = checkpoints.quantization_of(config) is not None
+        quantized = quantization_of(config) is not None
         if recipe.engine.precision not in checkpoints.SIXTEEN_BIT and not quantized:
             raise RecipeError(
                 f"builder 'vllm' serves checkpoints as they are, and this one is not quantized: it cannot be "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.repository.checks_backend import backend_of
+from enginepress.repository.checks_checkpoint import check_arguments
 from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model, Repository, read_regular
 from enginepress.repository.paths import resolve
@@ -88,6 +89,7 @@ def _check_model_file(repository: Repository, model: Model, path: str) -> Iterat
     if not isinstance(values.get("model"), str) or not values["model"]:
         yield error(model.name, file, "model is not set", "name the checkpoint's folder")
         return
+    yield from check_arguments(model, path, values)
     yield from _check_path(repository, model, file, "model", values["model"], tokenizer="tokenizer" not in values)
     if isinstance(values.get("tokenizer"), str):
         yield from _check_path(repository, model, file, "tokenizer", values["tokenizer"], tokenizer=True)
@@ -185,6 +187,7 @@ def _check_trt_engine(model: Model, key: str, folder: Path) -> Iterator[Finding]
         yield error(
             model.name, model.config_file, f"parameter {key}: {where} has {names}, more than the {world} ranks of {spread}"
         )
+    yield from _check_instances(model, world)
     limit = _number(_section(engine, "build_config"), "max_batch_size")
     if limit is not None and config.max_batch_size > limit:
         yield error(
@@ -197,6 +200,38 @@ def _check_trt_engine(model: Model, key: str, folder: Path) -> Iterator[Finding]
     asked = model.parameter("max_beam_width") or ""
     if beams is not None and asked.isdigit() and int(asked) > beams:
         yield error(model.name, model.config_file, f"parameter max_beam_width is {asked}, but the engine was built for {beams}")
+
+
+def _check_instances(model: Model, world: int) -> Iterator[Finding]:
+    """Instances and GPUs against the engine's ranks."""
+    config: Any = model.config
+    instances = sum(max(group.count, 1) for group in config.instance_group) or 1
+    devices = model.parameter("gpu_device_ids") or ""
+    for named in filter(None, devices.split(";")):
+        count = len(set(named.split(",")))
+        if count != world:
+            yield error(
+                model.name,
+                model.config_file,
+                f"parameter gpu_device_ids: '{named}' names {count} GPUs, but the engine has {world} ranks",
+                f"name {world} GPUs in each set",
+            )
+    if world > 1 and instances > 1 and ";" not in devices:
+        yield error(
+            model.name,
+            model.config_file,
+            f"instance_group has {instances} instances of an engine of {world} ranks on the same GPUs",
+            "set count: 1, or name a set of GPUs for each in gpu_device_ids",
+        )
+    for group in config.instance_group:
+        if type(group).Kind.Name(group.kind) == "KIND_GPU":
+            yield error(
+                model.name,
+                model.config_file,
+                "instance_group has KIND_GPU, so Triton would start an instance on every GPU, though the backend places ranks "
+                "itself",
+                "set kind: KIND_CPU",
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ class Engine:
             async for output in result:
                 if gone():
                     result.abort()
-                    return take(_piece(output, last=True))
+                    take(_piece(output, last=True))
+                    return
                 if request.streaming:
                     take(_piece(output, last=bool(output.finished)))
             if not request.streaming:

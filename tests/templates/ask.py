@@ -57,8 +57,9 @@ def generate_stream(address: str, model: str = "tiny", **values: Any) -> list[di
 
 @contextmanager
 def open_stream(address: str, model: str = "tiny", **values: Any) -> Iterator[Iterator[dict[str, Any]]]:
-    """POST /generate_stream; leaving the block closes the connection, wherever the stream is."""
-    connection = _post(address, f"/v2/models/{model}/generate_stream", {"stream": True, **values})
+    """POST /generate_stream; leaving the block closes the connection, wherever the stream is. None leaves a value out."""
+    asked = {name: value for name, value in {"stream": True, **values}.items() if value is not None}
+    connection = _post(address, f"/v2/models/{model}/generate_stream", asked)
     response = connection.getresponse()
 
     def events() -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from enginepress.errors import RecipeError
 from enginepress.repository import UNPLACED_VERSION
@@ -143,7 +143,7 @@ def generation_of(recipe: Recipe) -> Generation:
             where="engine.container",
             fix="builder: llmapi serves checkpoints",
         )
-    return cast(Generation, container.template)
+    return container.template
 
 
 def check_together(recipe: Recipe, given: Mapping[Parameter, str]) -> None:
@@ -199,8 +199,8 @@ def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -
     if participants is not None:
         if recipe.serving.multi_gpu != "orchestrator":
             raise _refusal("participant_ids", "is for serving.multi_gpu: orchestrator")
-        for group in participants.split(";"):
-            ranks = group.split(",")
+        for named in participants.split(";"):
+            ranks = named.split(",")
             if len(ranks) != world or "0" in ranks:
                 raise _refusal(
                     "participant_ids", f"is '{participants}': each set must name {world} ranks, and 0 is the orchestrator's"

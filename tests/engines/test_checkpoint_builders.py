@@ -1,0 +1,251 @@
+"""llmapi and vllm: what they refuse before a weight is downloaded, what they say about themselves, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from enginepress.engines import get_builder
+from enginepress.errors import EnginepressError, RecipeError, SourceError
+from enginepress.recipe import Recipe
+from enginepress.repository.assemble import assemble
+from enginepress.repository.place import place, write_placement
+from enginepress.repository.plans.engine_args import check_engine_args, load_arguments
+from enginepress.repository.validate import validate
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "examples" / "checkpoints" / "tiny-llama"
+CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
+BOTH = pytest.mark.parametrize("builder", ["llmapi", "vllm"])
+
+
+def recipe(
+    builder: str,
+    *,
+    engine: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
+    checks: Mapping[str, Any] | None = None,
+    **serving: Any,
+) -> Recipe:
+    base = {"builder": builder, "precision": "bfloat16", "gpu": {"name": "H100-SXM5-80GB"}}
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "source": {"uri": "file:///checkpoint", **(source or {})},
+            "engine": {**base, **(engine or {})},
+            "serving": serving,
+            "checks": checks or {},
+            "stores": ["file:///store"],
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Refusals
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_plain_checkpoint_is_taken(builder: str) -> None:
+    get_builder(builder).check(CONFIG, recipe(builder))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("config", "engine", "serving", "where", "said"),
+    [
+        ({"auto_map": {}}, {}, {}, "config.json", "auto_map"),
+        ({}, {"parallelism": {"tensor": 3}}, {}, "engine", "3 does not divide"),
+        ({}, {"gpu": {"name": "A100-SXM4-80GB"}, "precision": "fp8"}, {}, "engine.precision", "fp8 is impossible"),
+        ({}, {"gpu": {"name": "H1000"}}, {}, "engine.gpu.name", "H1000"),
+        ({}, {"options": {"build": {"gemm_plugin": "auto"}}}, {}, "engine.options", "has no use for 'options'"),
+        ({}, {}, {"parameters": {"kv_cache_free_gpu_mem_fraction": 0.9}}, "serving.parameters", "has no use"),
+        ({}, {}, {"engine_args": {"enforce_eagr": True}}, "serving.engine_args.enforce_eagr", "not known to have"),
+        ({}, {}, {"engine_args": {"tensor_parallel_size": 2}}, "serving.engine_args.tensor_parallel_size", "not set here"),
+        ({}, {}, {"engine_args": {"model": "/x"}}, "serving.engine_args.model", "not set here"),
+        ({}, {"container": "24.04"}, {}, "engine.container", "24.04"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_naming_field_and_value(
+    builder: str, config: dict[str, Any], engine: dict[str, Any], serving: dict[str, Any], where: str, said: str
+) -> None:
+    with pytest.raises(EnginepressError) as caught:
+        get_builder(builder).check({**CONFIG, **config}, recipe(builder, engine=engine, **serving))
+    assert caught.value.where is not None
+    assert caught.value.where.startswith(where)
+    assert said in caught.value.message
+    assert caught.value.fix
+
+
+def test_llmapi_before_1_0_is_refused_with_a_way_on() -> None:
+    with pytest.raises(RecipeError, match=r"does not work in Triton 25\.08") as caught:
+        get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"container": "25.08"}))
+    assert "use 2" in (caught.value.fix or "")
+
+
+def test_a_gptq_checkpoint_with_desc_act_is_vllms_and_not_llmapis() -> None:
+    config = {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4, "desc_act": True}}
+    get_builder("vllm").check(config, recipe("vllm"))
+    with pytest.raises(SourceError, match="GPTQ 4 bits with desc_act") as caught:
+        get_builder("llmapi").check(config, recipe("llmapi"))
+    assert "builders that take it: vllm" in (caught.value.fix or "")
+
+
+def test_vllm_quantizes_nothing_and_says_who_does() -> None:
+    with pytest.raises(RecipeError, match="this one is not quantized") as caught:
+        get_builder("vllm").check(CONFIG, recipe("vllm", engine={"precision": "fp8"}))
+    assert "llmapi" in (caught.value.fix or "")
+
+
+def test_vllm_takes_no_chat_messages_in_checks() -> None:
+    checks = {"prompts": [{"messages": [{"role": "user", "content": "hello"}]}]}
+    with pytest.raises(RecipeError, match="no chat messages") as caught:
+        get_builder("vllm").check(CONFIG, recipe("vllm", checks=checks))
+    assert caught.value.where == "checks.prompts[0].messages"
+
+
+def test_llmapi_asks_for_calibration_data_before_it_quantizes() -> None:
+    with pytest.raises(RecipeError, match="needs calibration data"):
+        get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"precision": "fp8"}))
+
+
+def test_calibration_that_nobody_needs_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing is calibrated: bfloat16 needs none"):
+        get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"calibration": {"data": "/texts.txt"}}))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Arguments
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("builder", "given", "said", "fix"),
+    [
+        ("vllm", {"gpu_memory_utilisation": 0.9}, "no", "did you mean 'gpu_memory_utilization'?"),
+        ("vllm", {"gpu_memory_utilization": 1.2}, "above 0 and at most 1", None),
+        ("vllm", {"gpu_memory_utilization": "0.9"}, "above 0 and at most 1", None),
+        ("llmapi", {"kv_cache_config": {"free_gpu_memory_fraction": 0}}, "above 0 and at most 1", None),
+        ("llmapi", {"kv_cache_config": {"path": "${HOME}"}}, "placeholders are not filled", "write the value itself"),
+        ("llmapi", {"cuda_graphs_config": {}}, "no", "did you mean 'cuda_graph_config'?"),
+    ],
+)
+def test_arguments_are_checked_by_name_and_value(builder: Any, given: dict[str, Any], said: str, fix: str | None) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_engine_args(given, builder)
+    assert said in caught.value.message
+    assert fix is None or caught.value.fix == fix
+
+
+@BOTH
+def test_the_lists_of_arguments_name_their_sources_and_do_not_overlap(builder: Any) -> None:
+    arguments = load_arguments(builder)
+    assert len(arguments.sources) >= 2
+    assert not arguments.known & set(arguments.elsewhere)
+
+
+@BOTH
+def test_fields_of_the_recipe_become_the_arguments_that_are_set_elsewhere(builder: str) -> None:
+    from enginepress.repository.plans import llmapi, vllm
+
+    limits = {"max_batch_size": 3, "max_sequence_length": 64, "max_num_tokens": 128}
+    engine = {"limits": limits, "parallelism": {"tensor": 2, "pipeline": 2}, "gpu": {"name": "H100-SXM5-80GB", "count": 4}}
+    made = (llmapi if builder == "llmapi" else vllm).arguments(recipe(builder, engine=engine))
+    names = {"llmapi": ("max_batch_size", "max_seq_len", "max_num_tokens"), "vllm": ("max_num_seqs", "max_model_len", "")}
+    assert [made[name] for name in names[builder] if name] == [3, 64, 128][: len([n for n in names[builder] if n])]
+    assert (made["tensor_parallel_size"], made["pipeline_parallel_size"], made["dtype"]) == (2, 2, "bfloat16")
+    assert made["trust_remote_code"] is False
+    assert set(made) <= set(load_arguments(builder).elsewhere) | load_arguments(builder).known  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# What is declared and left
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_declared_and_installed_agree_without_the_package(builder: str) -> None:
+    made = get_builder(builder)
+    assert made.declared(recipe(builder)) == made.installed(recipe(builder))
+
+
+def test_a_quantizing_recipe_declares_modelopt() -> None:
+    pytest.importorskip("modelopt")
+    wanted = recipe("llmapi", engine={"precision": "fp8", "calibration": {"data": "/texts.txt"}})
+    assert get_builder("llmapi").converts(wanted)
+    assert "nvidia-modelopt" in get_builder("llmapi").declared(wanted)
+
+
+@BOTH
+def test_who_can_serve_is_said_with_versions_and_gpus(builder: str) -> None:
+    wanted = recipe(builder, engine={"parallelism": {"tensor": 2}, "gpu": {"name": "H100-SXM5-80GB", "count": 2}})
+    served_by = get_builder(builder).served_by(wanted)
+    assert served_by[0].startswith("triton in nvcr.io/nvidia/tritonserver:")
+    assert "2 x H100-SXM5-80GB" in served_by[0]
+    assert any("dynamo" in line for line in served_by)
+    assert any("NIM 2.x" in line for line in served_by)
+
+
+@BOTH
+def test_the_checkpoint_is_linked_and_the_repository_validates(builder: str, tmp_path: Path) -> None:
+    wanted = recipe(builder, engine_args={"enable_lora": False})
+    for name in ("engine", "unplaced"):
+        (tmp_path / name).mkdir()
+    get_builder(builder).build(CHECKPOINT, tmp_path / "engine", wanted, tmp_path / "log")
+    assemble(engine=tmp_path / "engine", checkpoint=CHECKPOINT, recipe=wanted, output=tmp_path / "unplaced")
+    weights = "tiny/0/checkpoint/model.safetensors"
+    assert os.path.samefile(tmp_path / "unplaced" / weights, tmp_path / "engine" / "model.safetensors")
+    write_placement(place(tmp_path / "unplaced", 2, str(tmp_path / "placed")), tmp_path / "placed")
+    assert validate(tmp_path / "placed").findings == ()
+    file = next((tmp_path / "placed/tiny/2").glob("model.[jy]*"))
+    values = yaml.safe_load(file.read_text())
+    assert values["model"] == f"{tmp_path}/placed/./tiny/2/checkpoint"
+    assert values["enable_lora"] is False
+
+
+@BOTH
+def test_code_in_the_checkpoint_is_served_only_with_leave(builder: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (checkpoint / name).hardlink_to(CHECKPOINT / name)
+    (checkpoint / "modeling_own.py").write_text("")
+    for allowed in (False, True):
+        output = tmp_path / str(allowed)
+        output.mkdir()
+        wanted = recipe(builder, source={"trust_remote_code": allowed})
+        if allowed:
+            get_builder(builder).build(checkpoint, output, wanted, tmp_path / "log")
+            assert (output / "modeling_own.py").is_file()
+        else:
+            with pytest.raises(SourceError, match=r"modeling_own\.py"):
+                get_builder(builder).build(checkpoint, output, wanted, tmp_path / "log")
+
+
+@BOTH
+@pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors"])
+def test_a_checkpoint_without_weights_or_tokenizer_is_refused(builder: str, missing: str, tmp_path: Path) -> None:
+    checkpoint, output = tmp_path / "checkpoint", tmp_path / "output"
+    checkpoint.mkdir()
+    output.mkdir()
+    for name in {"config.json", "tokenizer.json", "model.safetensors"} - {missing}:
+        (checkpoint / name).hardlink_to(CHECKPOINT / name)
+    with pytest.raises(SourceError, match=missing.split(".")[-1]):
+        get_builder(builder).build(checkpoint, output, recipe(builder), tmp_path / "log")
+
+
+def test_a_checkpoint_that_comes_quantized_as_asked_is_passed_through(tmp_path: Path) -> None:
+    checkpoint, output = tmp_path / "checkpoint", tmp_path / "output"
+    checkpoint.mkdir()
+    output.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (checkpoint / name).hardlink_to(CHECKPOINT / name)
+    (checkpoint / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
+    get_builder("llmapi").convert(checkpoint, output, recipe("llmapi", engine={"precision": "fp8"}), tmp_path / "log")
+    assert (output / "hf_quant_config.json").is_file()
