@@ -11,6 +11,7 @@ from enginepress.build_key import build_inputs
 from enginepress.engines import get_builder
 from enginepress.errors import SourceError
 from enginepress.recipe import Recipe
+from enginepress.repository.plans import plan_models
 from enginepress.repository.templates import template_digest
 from enginepress.sources import Revision
 from enginepress.sources.open import open_source
@@ -70,7 +71,8 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
 
 
 def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
-    """Reads config.json, which is small, and asks the builder whether it can build and run that."""
+    """Reads config.json, which is small, and asks the builder whether it can build and run that; what the model repository
+    is to be is asked as well, so that a wrong serving parameter is not found after the build."""
     raw = open_source(recipe.source, cache=cache).read(revision, "config.json")
     try:
         config = json.loads(raw)
@@ -79,3 +81,4 @@ def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
     if not isinstance(config, dict):
         raise SourceError("is not a JSON object", where=os.path.join(recipe.source.uri, "config.json"))
     get_builder(recipe.engine.builder).check(config, recipe)
+    plan_models(recipe)
