@@ -126,8 +126,11 @@ def _driver_problems(container: versions.Container, driver: str | None) -> list[
 def _builder_problems(config: Mapping[str, Any], recipe: Recipe, found: fit.FitPlan) -> list[Problem]:
     """What the builder itself has against the model or the recipe, unless the plan says it already: builders ask the same
     functions for what containers, GPUs and parallelism allow."""
+    from enginepress.repository.plans import plan_models
+
     try:
         get_builder(recipe.engine.builder).check(config, recipe)
+        plan_models(recipe)
     except EnginepressError as error:
         if not any(known.message in error.message for known in found.problems):
             return [Problem(error.where or "engine.builder", error.message, error.fix or "")]

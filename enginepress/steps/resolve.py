@@ -71,7 +71,8 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
 
 
 def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
-    """Reads config.json, which is small, and asks the builder whether it can build and run that, and whether it fits."""
+    """Reads config.json, which is small, and asks whether the builder can build and run that, whether it fits, and whether a
+    model repository can be made of it: a wrong serving parameter must not be found after the build."""
     raw = open_source(recipe.source, cache=cache).read(revision, "config.json")
     try:
         config = json.loads(raw)
@@ -80,6 +81,9 @@ def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
     if not isinstance(config, dict):
         raise SourceError("is not a JSON object", where=os.path.join(recipe.source.uri, "config.json"))
     get_builder(recipe.engine.builder).check(config, recipe)
+    from enginepress.repository.plans import plan_models
+
+    plan_models(recipe)
     if recipe.engine.gpu is not None:
         from enginepress.engines import fit
 

@@ -113,7 +113,7 @@ def test_a_checkpoint(tmp_path: Path, checkpoint: Path, spoil: Callable[[Path], 
     ("changes", "words"),
     [
         ({"engine": {"builder": "tensorrt"}}, ["engine.builder", "tensorrt", "tensorrt_llm"]),
-        ({"engine": {"builder": "vllm"}}, ["vllm", "onnxruntime"]),
+        ({"engine": {"builder": "vllm", "precision": "fp8"}}, ["fp8", "not quantized", "llmapi"]),
         ({"engine": {"precision": "fp8"}}, ["fp8"]),
         ({"engine": {"limits": {"max_sequence_length": 1_000_000}}}, ["max_sequence_length"]),
         ({"source": "file:///nowhere/at/all"}, ["/nowhere/at/all"]),
