@@ -11,6 +11,7 @@ from enginepress.engines import can_build, versions
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
+from enginepress.engines.rope_spelling import both_spellings
 from enginepress.engines.versions import Container
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.files import check_relative, explain_os_error, walk_files
@@ -101,7 +102,8 @@ def read_object(path: Path) -> Mapping[str, Any]:
 
 
 def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:
-    """Puts the checkpoint into the empty folder `output`: linked, so that weights exist once on disk.
+    """Puts the checkpoint into the empty folder `output`: linked, so that weights exist once on disk. config.json says the
+    rotary embedding in both spellings there, whichever transformers the container has.
 
     Raises:
         SourceError: for Python files without leave, or a checkpoint without safetensors or tokenizer.json.
@@ -121,9 +123,14 @@ def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:
         raise SourceError("has no safetensors file", where=str(source), fix="take a checkpoint in safetensors")
     if "tokenizer.json" not in names:
         raise SourceError("has no tokenizer.json", where=str(source), fix="take a checkpoint that comes with a fast tokenizer")
+    config = read_object(source / "config.json")
+    spelt = both_spellings(config)
     try:
         for name in names:
-            link_file(source / check_relative(name), output / name)
+            if name == "config.json" and spelt != config:
+                (output / name).write_text(json.dumps(spelt, indent=2) + "\n", encoding="utf-8")
+            else:
+                link_file(source / check_relative(name), output / name)
     except OSError as error:
         raise explain_os_error(error, "linking the checkpoint", BuildError) from None
 

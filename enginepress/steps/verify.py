@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginepress.engines import get_builder
 from enginepress.errors import EnginepressError, GateError, RecipeError, WorkspaceError
 from enginepress.files import explain_os_error, sync_tree
 from enginepress.recipe import Recipe
@@ -52,6 +53,8 @@ def verify(job: Job, plan: Plan) -> dict[str, Any]:
         made = passed_attempt(job, plan) or attempt(job, plan, repository_of(job, plan))
     if not made.report.passed:
         fix = "open the report; nothing was published"
+        if made.report.gate is None and made.report.error is not None and job.recipe.engine.gpu is not None:
+            fix += f". It is served by {get_builder(job.recipe.engine.builder).served_by(job.recipe)[0]}: verify it there"
         raise GateError(made.report.failure, where=str(made.folder / "report.html"), fix=fix)
     return {"folder": str(made.folder)}
 

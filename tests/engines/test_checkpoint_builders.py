@@ -249,3 +249,21 @@ def test_a_checkpoint_that_comes_quantized_as_asked_is_passed_through(tmp_path: 
     (checkpoint / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
     get_builder("llmapi").convert(checkpoint, output, recipe("llmapi", engine={"precision": "fp8"}), tmp_path / "log")
     assert (output / "hf_quant_config.json").is_file()
+
+
+@BOTH
+def test_the_rotary_embedding_is_said_as_old_and_new_readers_look_for_it(builder: str, tmp_path: Path) -> None:
+    checkpoint, output = tmp_path / "checkpoint", tmp_path / "output"
+    checkpoint.mkdir()
+    output.mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (checkpoint / name).hardlink_to(CHECKPOINT / name)
+    scaled = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
+    plain = {key: value for key, value in CONFIG.items() if not key.startswith("rope")}
+    (checkpoint / "config.json").write_text(json.dumps({**plain, "rope_parameters": scaled}))
+    get_builder(builder).build(checkpoint, output, recipe(builder), tmp_path / "log")
+    served = json.loads((output / "config.json").read_text())
+    assert served["rope_theta"] == 500000.0, "without it, transformers 4 takes 10000 and the answers are wrong"
+    assert served["rope_scaling"] == {"type": "llama3", "rope_type": "llama3", "factor": 8.0}
+    assert {k: v for k, v in served.items() if k not in ("rope_theta", "rope_scaling")} == {**plain, "rope_parameters": scaled}
+    assert not os.path.samefile(output / "config.json", checkpoint / "config.json")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
+from enginepress.engines.rope_spelling import both_spellings
 from enginepress.errors import BuildError
 
 _KEPT = (
@@ -37,22 +37,13 @@ def finish_config(checkpoint: Path, output: Path, dtype: str) -> None:
     if "quantization_config" not in exported or not (output / "hf_quant_config.json").is_file():
         raise BuildError("ModelOpt wrote no 'quantization_config' and hf_quant_config.json", where=str(output))
     original = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    config = {**both_spellings(original, dtype), "quantization_config": exported["quantization_config"]}
+    config = {
+        **both_spellings(original),
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "quantization_config": exported["quantization_config"],
+    }
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def both_spellings(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """config.json with the rotary embedding and the type as transformers 4 and transformers 5 look for them."""
-    both = {**config, "dtype": dtype, "torch_dtype": dtype}
-    parameters = config.get("rope_parameters")
-    if not isinstance(parameters, dict) or any(isinstance(value, dict) for value in parameters.values()):
-        return both
-    values = {key: value for key, value in parameters.items() if key != "rope_theta"}
-    if parameters.get("rope_theta") is not None:
-        both["rope_theta"] = parameters["rope_theta"]
-    kind = values.get("rope_type", values.get("type", "default"))
-    both["rope_scaling"] = None if kind == "default" else {"type": kind, **values}
-    return both
 
 
 def copy_tokenizer(checkpoint: Path, output: Path) -> None:
