@@ -12,6 +12,7 @@ from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
 from enginepress.engines.rope_spelling import both_spellings
+from enginepress.engines.tool_runs import read_object
 from enginepress.engines.versions import Container
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.files import check_relative, explain_os_error, walk_files
@@ -82,23 +83,6 @@ def quantization_in(folder: Path) -> Quantization | None:
         read_object(folder / "config.json"),
         read_object(folder / "hf_quant_config.json") if (folder / "hf_quant_config.json").is_file() else None,
     )
-
-
-def read_object(path: Path) -> Mapping[str, Any]:
-    """A JSON object.
-
-    Raises:
-        SourceError: if the file is missing or holds none.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError("is missing", where=str(path)) from None
-    except ValueError as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise SourceError("is not a JSON object", where=str(path))
-    return value
 
 
 def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:

@@ -139,7 +139,7 @@ def test_the_tool_sees_neither_secrets_nor_a_proxy_nor_the_network(
     assert "hf_remote=false" in seen["argv"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "an object is needed"), (None, "is missing")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "not a JSON object"), (None, "is missing")])
 def test_a_checkpoint_without_a_readable_config_is_refused(text: str | None, message: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "llama")
     (checkpoint / "config.json").unlink()

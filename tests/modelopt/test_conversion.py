@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from enginepress.engines import modelopt
 from enginepress.engines.modelopt import failures
 from enginepress.engines.modelopt.verify import BOUNDS, decode, verify_hugging_face, verify_tensorrt_llm
+from enginepress.engines.tool_runs import offline_environment
 from enginepress.errors import BuildError, SourceError, UnsupportedModelError
 from enginepress.files import hash_folder
 from tests.engines.checkpoints import make_checkpoint
@@ -40,7 +41,7 @@ def test_the_tool_runs_as_a_process_of_its_own_offline_and_without_secrets(
     log = (tmp_path / "log").read_text()
     assert log.startswith(f"$ {sys.executable} -m enginepress.engines.modelopt.driver ")
     assert "enginepress: done" in log
-    environment = modelopt._environment(os.environ, tmp_path)
+    environment = offline_environment(os.environ, tmp_path)
     assert "hf_secret" not in environment.values()
     assert "HTTPS_PROXY" not in environment
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == environment["HF_DATASETS_OFFLINE"] == "1"

@@ -22,6 +22,7 @@ from enginepress.engines.modelopt.failures import conversion_failure
 from enginepress.engines.modelopt.fields import FAMILIES, model_fields, shape_fields
 from enginepress.engines.modelopt.hugging_face import copy_tokenizer
 from enginepress.engines.modelopt.support import FORMATS, KV_CACHES, Form, check, data_type, needs_calibration
+from enginepress.engines.tool_runs import offline_environment, read_object, tool_scratch
 from enginepress.engines.trtllm_checkpoint import require_checkpoint
 from enginepress.errors import BuildError, SourceError
 from enginepress.process import run_logged
@@ -31,9 +32,6 @@ PACKAGES = ("nvidia-modelopt", "torch", "transformers")
 """What can change a converted checkpoint's bytes."""
 
 INSTALL = "pip install 'enginepress[modelopt]' (Python 3.11 or 3.12)"
-
-_NOT_FOR_THE_TOOL = ("TOKEN", "SECRET", "PASSWORD", "PROXY")
-"""Parts of names of environment variables that the tool does not get to see."""
 
 
 def to_tensorrt_llm(checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
@@ -90,29 +88,25 @@ def versions() -> dict[str, str]:
 
 
 def _convert(form: Form, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
-    config = _read_config(checkpoint / "config.json")
+    config = read_object(checkpoint / "config.json")
     quantized = checkpoint / "hf_quant_config.json"
-    check(config, recipe, form, hf_quant_config=_read_config(quantized) if quantized.is_file() else None)
+    check(config, recipe, form, hf_quant_config=read_object(quantized) if quantized.is_file() else None)
     if not any(checkpoint.glob("*.safetensors")):
         raise SourceError("has no safetensors files, and ModelOpt is given no pickle files", where=str(checkpoint))
     versions()
     job = _job(form, checkpoint, output, config, recipe)
     # Scratch lies in the output, so that whoever sweeps up a killed conversion sweeps it up as well.
-    scratch = output / ".scratch"
-    scratch.mkdir(mode=0o700)
-    try:
+    with tool_scratch(output) as scratch:
         order = scratch / "job.json"
         order.write_text(json.dumps(job), encoding="utf-8")
         status = run_logged(
             [sys.executable, "-m", "enginepress.engines.modelopt.driver", str(order)],
             log=log,
-            env=_environment(os.environ, scratch),
+            env=offline_environment(os.environ, scratch),
             cwd=scratch,
         )
         if status != 0:
             raise conversion_failure(status, log, memory_gib=_memory_gib(checkpoint))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _job(form: Form, checkpoint: Path, output: Path, config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -137,37 +131,6 @@ def _job(form: Form, checkpoint: Path, output: Path, config: Mapping[str, Any], 
         "texts": read_texts(calibration) if calibration else [],
         "max_length": calibration.max_length if calibration else 0,
         "batch_size": calibration.batch_size if calibration else 1,
-    }
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError("is missing", where=str(path)) from None
-    except ValueError as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
-    if not isinstance(config, dict):
-        raise SourceError("is not a JSON object", where=str(path))
-    return config
-
-
-def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """The tool's environment: offline, without secrets, and without what would change its output."""
-    kept = {key: value for key, value in ours.items() if not any(part in key.upper() for part in _NOT_FOR_THE_TOOL)}
-    return {
-        **kept,
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HOME": str(scratch / "cache"),
-        "HF_MODULES_CACHE": str(scratch / "modules"),
-        "TRANSFORMERS_VERBOSITY": "warning",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
     }
 
 

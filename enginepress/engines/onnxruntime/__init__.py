@@ -21,6 +21,7 @@ from enginepress.engines.onnxruntime.failures import build_failure, unfound_weig
 from enginepress.engines.onnxruntime.files import finish_engine, shares_embeddings, view_checkpoint
 from enginepress.engines.onnxruntime.model import WHERE, ModelConfig, architecture_of, read_model_config
 from enginepress.engines.onnxruntime.support import FAMILIES, PRECISIONS, REFUSED, refusal
+from enginepress.engines.tool_runs import offline_environment, read_object, tool_scratch
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.process import run_logged
 from enginepress.recipe import Recipe
@@ -36,9 +37,6 @@ GPU_ONLY = {
 """Fields that are refused, so that none is silently ignored."""
 
 _INSTALL = "pip install 'enginepress[onnxruntime]' (Python 3.11 or 3.12)"
-
-_NOT_FOR_THE_TOOL = ("TOKEN", "SECRET", "PASSWORD", "PROXY")
-"""Parts of names of environment variables that the tool does not get to see."""
 
 
 def builder() -> Builder:
@@ -121,14 +119,11 @@ class OnnxRuntimeBuilder:
         raise NotImplementedError("builder 'onnxruntime' converts nothing; `converts` says so")
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:
-        config = _read_config(source / "config.json")
+        config = read_object(source / "config.json")
         self.check(config, recipe)
         self.installed(recipe)
         model = read_model_config(config)
-        # Scratch lies in the output, so that whoever sweeps up a killed build sweeps it up as well.
-        scratch = output / ".scratch"
-        scratch.mkdir(mode=0o700)
-        try:
+        with tool_scratch(output) as scratch:
             view_checkpoint(source, scratch / "checkpoint", model)
             options = {
                 "hf_token": "false",
@@ -142,7 +137,8 @@ class OnnxRuntimeBuilder:
             status = self.run_tool(
                 _command(scratch, output, PRECISIONS[recipe.engine.precision], options),
                 log=log,
-                env=_environment(os.environ, scratch),
+                # The tool writes the commit of the repository around it, if there is one, into the engine.
+                env={**offline_environment(os.environ, scratch), "GIT_DIR": str(scratch / "no-repository")},
                 cwd=scratch,
             )
             if unfound := unfound_weights(log):
@@ -155,8 +151,6 @@ class OnnxRuntimeBuilder:
                 )
             if status != 0:
                 raise build_failure(status, log, memory_gib=_memory_gib(source, model, recipe.engine.precision))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         finish_engine(output, recipe.engine.limits)
 
     def run_tool(self, argv: list[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> int:
@@ -174,15 +168,6 @@ class OnnxRuntimeBuilder:
         return UnsupportedModelError(
             f"builder 'onnxruntime' cannot build this {architecture_of(config)}: {reason}", where=WHERE, fix=fix
         )
-
-
-def _read_config(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError("is missing", where=str(path)) from None
-    except ValueError as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -231,26 +216,6 @@ def _command(scratch: Path, output: Path, precision: str, options: Mapping[str, 
         *("--cache_dir", str(scratch / "cache")),
         *("--extra_options", *(f"{key}={value}" for key, value in options.items())),
     ]
-
-
-def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """The tool's environment: offline, without secrets, and without what would change its output."""
-    kept = {key: value for key, value in ours.items() if not any(part in key.upper() for part in _NOT_FOR_THE_TOOL)}
-    return {
-        **kept,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HOME": str(scratch / "cache"),
-        "HF_MODULES_CACHE": str(scratch / "modules"),
-        # The list of weights that were not found is printed as a warning.
-        "TRANSFORMERS_VERBOSITY": "warning",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        # The tool writes the commit of the repository around it, if there is one, into the engine.
-        "GIT_DIR": str(scratch / "no-repository"),
-    }
 
 
 def _memory_gib(source: Path, model: ModelConfig, precision: str) -> float:

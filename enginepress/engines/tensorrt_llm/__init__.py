@@ -37,7 +37,7 @@ from enginepress.engines.tensorrt_llm.support import (
 )
 from enginepress.engines.tensorrt_llm.texts import write_texts
 from enginepress.engines.tensorrt_llm.tools import KNOWN_EXAMPLES, QUANTIZE, Tools, check_against_help, find_tools
-from enginepress.engines.tool_environment import offline_environment
+from enginepress.engines.tool_runs import offline_environment, read_object, tool_scratch
 from enginepress.errors import BuildError, SourceError
 from enginepress.process import run_logged
 from enginepress.recipe import Recipe
@@ -96,7 +96,7 @@ class TensorRtLlmBuilder:
         return commands(config, recipe)
 
     def convert(self, checkpoint: Path, output: Path, recipe: Recipe, log: Path) -> None:
-        config = _read_json(checkpoint / "config.json")
+        config = read_object(checkpoint / "config.json")
         check_source(config, recipe, checkpoint)
         target, conversion, _ = _planned(config, recipe, _hf_quant_config(checkpoint))
         if conversion is None:
@@ -104,7 +104,7 @@ class TensorRtLlmBuilder:
 
             modelopt.to_tensorrt_llm(checkpoint, output, recipe, log)
         else:
-            with _scratch(output) as scratch:
+            with tool_scratch(output) as scratch:
                 (scratch / places.CHECKPOINT).symlink_to(checkpoint.resolve())
                 (scratch / places.CONVERTED).symlink_to(output.resolve())
                 if conversion.calibrates:
@@ -116,7 +116,7 @@ class TensorRtLlmBuilder:
         check_ranks(output, recipe.engine.parallelism.world_size, ".safetensors")
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
-        check_converted(config, _read_json(output / "config.json"), where=output)
+        check_converted(config, read_object(output / "config.json"), where=output)
         shutil.copyfile(checkpoint / "config.json", output / places.SOURCE_CONFIG)
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:
@@ -129,7 +129,7 @@ class TensorRtLlmBuilder:
         check_ranks(source, recipe.engine.parallelism.world_size, ".safetensors")
         arguments = plan_build(config, recipe, version=target.tensorrt_llm, sm=target.sm)
         kept = timing_cache.timing_cache(output, gpu=target.gpu, sm=gpu.sm, tensorrt=packages["tensorrt"])
-        with _scratch(output) as scratch:
+        with tool_scratch(output) as scratch:
             (scratch / places.CONVERTED).symlink_to(source.resolve())
             (scratch / places.ENGINE).symlink_to(output.resolve())
             timing_cache.fetch(kept, scratch / places.TIMINGS_READ)
@@ -237,10 +237,10 @@ def _converter_versions(recipe: Recipe) -> dict[str, str]:
 
 def _source_config(converted: Path) -> dict[str, Any]:
     """config.json of the checkpoint that was converted; of a TensorRT-LLM checkpoint from elsewhere, its own."""
-    own: dict[str, Any] = _read_json(converted / "config.json")
+    own: dict[str, Any] = read_object(converted / "config.json")
     if not (converted / places.SOURCE_CONFIG).is_file():
         return {**own, "architectures": [own.get("architecture")]}
-    source: dict[str, Any] = _read_json(converted / places.SOURCE_CONFIG)
+    source: dict[str, Any] = read_object(converted / places.SOURCE_CONFIG)
     return source
 
 
@@ -248,25 +248,5 @@ def _hf_quant_config(checkpoint: Path) -> Mapping[str, Any] | None:
     path = checkpoint / "hf_quant_config.json"
     if not path.is_file():
         return None
-    value: Mapping[str, Any] = _read_json(path)
+    value: Mapping[str, Any] = read_object(path)
     return value
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError("is missing", where=str(path)) from None
-    except ValueError as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
-
-
-@contextmanager
-def _scratch(output: Path) -> Iterator[Path]:
-    """A folder for one tool. It lies in the output, so that whoever sweeps up a killed build sweeps it up as well."""
-    scratch = output / ".scratch"
-    scratch.mkdir(mode=0o700)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
