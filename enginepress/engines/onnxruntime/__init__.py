@@ -8,9 +8,7 @@ bytes, wherever it lies and however many threads work.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path

@@ -9,11 +9,9 @@ tool's own `--help`. Beside the engine lies `enginepress.json`, which says where
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
