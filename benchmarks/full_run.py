@@ -1,7 +1,8 @@
 """A full run of the example from nothing, against the sum of what its steps worked.
 
 A step's own work is measured inside its task, from the call of the component's function to the step's end; it includes checking
-the recipe and importing what the step uses (pydantic, mlflow), which on a cluster it has to do as well. The rest is this: starting the command and importing kfp, and for each task a shell, an interpreter and
+the recipe and importing what the step uses (pydantic, mlflow), which on a cluster it has to do as well. The rest is this:
+starting the command and importing kfp, and for each task a shell, an interpreter and
 kfp's executor.
 """
 

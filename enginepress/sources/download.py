@@ -23,7 +23,7 @@ from pathlib import Path
 from enginepress.errors import SourceError, WorkspaceError
 from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_folder
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
-from enginepress.sources.transfer import FileHash
+from enginepress.sources.transfer import FileHash, fetch
 from enginepress.sources.weights import check_weights
 
 AT_ONCE = 4
@@ -146,7 +146,7 @@ class _Download:
         part = stored.with_name(f"{stored.name}.{self._revision.digest[:16]}-{uuid.uuid4().hex[:8]}.part")
         try:
             self._tell(file, 0)
-            sha256 = self._source.fetch(self._revision, file, part, lambda count: self._tell(file, count))
+            sha256 = fetch(self._source, self._revision, file, part, progress=lambda count: self._tell(file, count))
             os.rename(part, stored)
             sync_folder(self._store)
         finally:

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import enginepress
 from enginepress.errors import RecipeError, SourceError
-from enginepress.sources.transfer import Body, Interrupted
+from enginepress.sources import Body, Interrupted
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 30.0
@@ -93,15 +93,16 @@ class HubClient:
             ) from None
 
     @contextmanager
-    def file(self, commit: str, path: str, offset: int) -> Iterator[Body]:
-        """The bytes of a file from `offset` on.
+    def file(self, commit: str, path: str, start: int, stop: int, size: int) -> Iterator[Body]:
+        """Bytes `start` to `stop` of a file of this size.
 
         Raises:
             Interrupted: if another try may help.
             SourceError: if it will not.
         """
         address = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(path)}"
-        with self._get(address, commit, offset) as body:
+        span = None if (start, stop) == (0, size) else (start, stop)
+        with self._get(address, commit, span) as body:
             yield body
 
     # One request ------------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class HubClient:
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, address: str, revision: str) -> bytes:
-        with self._get(address, revision, 0) as body:
+        with self._get(address, revision, None) as body:
             raw = bytearray()
             for block in body.blocks:
                 raw += block
@@ -130,10 +131,10 @@ class HubClient:
             return bytes(raw)
 
     @contextmanager
-    def _get(self, address: str, revision: str, offset: int) -> Iterator[Body]:
+    def _get(self, address: str, revision: str, span: tuple[int, int] | None) -> Iterator[Body]:
         headers = {**self._identity(), "accept-encoding": "identity"}
-        if offset:
-            headers["range"] = f"bytes={offset}-"
+        if span is not None:
+            headers["range"] = f"bytes={span[0]}-{span[1] - 1}"
         failures = _failures()
         with ExitStack() as stack:
             try:
@@ -145,7 +146,7 @@ class HubClient:
             if answer.get("content-encoding", "identity") != "identity":
                 raise Interrupted("the server sent a compressed answer although it was asked not to")
             # Errors of whoever reads the body, such as a full disk, pass through here untouched.
-            yield Body(_start(status, answer, offset), self._blocks(blocks, failures))
+            yield Body(_start(status, answer, span), self._blocks(blocks, failures), _version(answer))
 
     def _blocks(self, blocks: Iterator[bytes], failures: tuple[type[Exception], ...]) -> Iterator[bytes]:
         try:
@@ -283,14 +284,20 @@ def _is_offline() -> bool:
 # Headers --------------------------------------------------------------------------------------------------------------
 
 
-def _start(status: int, answer: Any, offset: int) -> int:
+def _start(status: int, answer: Any, span: tuple[int, int] | None) -> int:
     """Where the body begins."""
     if status != 206:
         return 0
     match = re.match(r"bytes (\d+)-", answer.get("content-range", ""))
-    if match is None or int(match[1]) != offset:
+    if span is None or match is None or int(match[1]) != span[0]:
         raise Interrupted("the server sent another part of the file than the one it was asked for")
-    return offset
+    return span[0]
+
+
+def _version(answer: Any) -> str | None:
+    """A strong ETag; a weak one does not promise the same bytes."""
+    value = answer.get("etag", "")
+    return value if value.startswith('"') else None
 
 
 def _retry_after(answer: Any) -> float | None:

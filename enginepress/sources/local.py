@@ -13,23 +13,24 @@ What is fetched is always a copy, never a link.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from enginepress.canonical import sha256_hex
 from enginepress.errors import SourceError, UnsafePathError
-from enginepress.files import CHUNK_BYTES, check_relative, copy_hashed, hash_file, write_atomic
-from enginepress.sources import Digest, Progress, RemoteFile, Revision
+from enginepress.files import CHUNK_BYTES, check_relative, hash_file, write_atomic
+from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.selection import Selection, select
+from enginepress.sources.transfer.hashes import FileHash
 from enginepress.sources.weights import check_weights
 
 CACHE_FORMAT = 1
@@ -49,6 +50,8 @@ class LocalSource:
         folder: absolute.
         cache: where hashes are kept, or None.
     """
+
+    mismatch = ("was changed after it was resolved", "let whoever writes the folder finish, then run again")
 
     def __init__(
         self, folder: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False, cache: Path | None = None
@@ -75,33 +78,30 @@ class LocalSource:
         if file is None:
             raise SourceError("is not among the files that a build needs", where=str(self.folder / path))
         data = self._read_contained(path)
-        self._compare(file, len(data), sha256_hex(data))
+        hashes = FileHash(file)
+        hashes.update(data)
+        hashes.check(self.where(revision, file), self.mismatch)
         return data
 
-    def fetch(self, revision: Revision, file: RemoteFile, target: Path, progress: Progress) -> str:
-        """A copy of one file: without moving bytes where the file system can. See CheckpointSource.fetch."""
+    @contextmanager
+    def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[Body]:
+        """Bytes of one file. See CheckpointSource.open_range."""
+        with open(self._readable(file), "rb") as stream:
+            stream.seek(start)
+            yield Body(start, _blocks(stream, stop - start))
+
+    def where(self, revision: Revision, file: RemoteFile) -> str:
+        return str(self.folder / file.path)
+
+    def place(self, revision: Revision, file: RemoteFile, target: Path) -> bool:
+        """Shares the file's blocks where the file system can. See PlacingSource.place."""
+        return _clone(self._readable(file), target)
+
+    def _readable(self, file: RemoteFile) -> Path:
         source = self._contained(file.path)
         if not os.access(source, os.R_OK):
             raise SourceError("may not be read by the user that runs enginepress", where=str(self.folder / file.path))
-        try:
-            if _clone(source, target):
-                size, sha256 = target.stat().st_size, _hash_with_progress(target, progress)
-            else:
-                size, sha256 = copy_hashed(source, target, progress=progress)
-            self._compare(file, size, sha256)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return sha256
-
-    def _compare(self, file: RemoteFile, size: int, sha256: str) -> None:
-        if (size, sha256) != (file.size, file.digest.value):
-            raise SourceError(
-                f"was changed after it was resolved: it has {size:,} bytes with sha256 {sha256}, "
-                f"and had {file.size:,} with {file.digest.value}",
-                where=str(self.folder / file.path),
-                fix="let whoever writes the folder finish, then run again",
-            )
+        return source
 
     # The folder -------------------------------------------------------------------------------------------------------
 
@@ -239,10 +239,7 @@ def _clone(source: Path, target: Path) -> bool:
             return False
 
 
-def _hash_with_progress(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK_BYTES):
-            digest.update(block)
-            progress(len(block))
-    return digest.hexdigest()
+def _blocks(stream: BinaryIO, count: int) -> Iterator[bytes]:
+    while count > 0 and (block := stream.read(min(count, CHUNK_BYTES))):
+        count -= len(block)
+        yield block
