@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,36 +169,8 @@ class S3Client:
 
     def _connected(self) -> Any:
         if self._boto is None:
-            try:
-                import boto3
-                import botocore
-                from botocore.config import Config
-            except ImportError:
-                raise SourceError(
-                    "needs boto3, which is not installed",
-                    where=f"s3://{self.bucket}",
-                    fix="pip install 'enginepress[s3]'",
-                ) from None
             with self._in_words(f"s3://{self.bucket}"):
-                session = boto3.session.Session()
-                style = "path" if self.settings.path_style or self.endpoint else "auto"
-                config = Config(
-                    signature_version="s3v4" if session.get_credentials() is not None else botocore.UNSIGNED,
-                    connect_timeout=TIMEOUT_SECONDS,
-                    read_timeout=TIMEOUT_SECONDS,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
-                    max_pool_connections=64,
-                    s3={"addressing_style": style},
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                )
-                self._boto = session.client(
-                    "s3",
-                    endpoint_url=self.endpoint or None,
-                    region_name=self.settings.region or session.region_name or "us-east-1",
-                    verify=self.settings.ca_bundle,
-                    config=config,
-                )
+                self._boto = _client(self.settings, self.endpoint)
         return self._boto
 
     @contextmanager
@@ -215,18 +188,19 @@ class S3Client:
 
         if isinstance(error, e.ClientError):
             return self._refusal(error.response, where)
+        text = re.sub(r"\w+://[^\s\"]+", lambda m: public_address(m[0]), str(error))
         if isinstance(error, (e.NoCredentialsError, e.PartialCredentialsError, e.ProfileNotFound, e.CredentialRetrievalError)):
-            return SourceError(f"boto3 finds no credentials: {error}", where=where, fix=_CREDENTIALS)
+            return SourceError(f"boto3 finds no credentials: {text}", where=where, fix=_CREDENTIALS)
         if isinstance(error, e.SSLError):
             return SourceError(
                 "the server's certificate is not trusted", where=where, fix="name the certificates to trust in source.ca_bundle"
             )
-        if isinstance(error, (e.HTTPClientError, e.ResponseStreamingError, e.IncompleteReadError, OSError)):
-            return Interrupted(re.sub(r"\w+://[^\s\"]+", lambda m: public_address(m[0]), f"{error} ({type(error).__name__})"))
+        if isinstance(error, (e.HTTPClientError, e.ConnectionError, e.ResponseStreamingError, e.IncompleteReadError, OSError)):
+            return Interrupted(f"{text} ({type(error).__name__})")
         if type(error).__module__.startswith("urllib3"):
             return Interrupted(f"the connection broke ({type(error).__name__})")
         if isinstance(error, (e.BotoCoreError, ValueError)):
-            return SourceError(f"cannot be asked for: {error}", where=where, fix="check source.endpoint and source.region")
+            return SourceError(f"cannot be asked for: {text}", where=where, fix="check source.endpoint and source.region")
         return error
 
     def _refusal(self, response: Mapping[str, Any], where: str) -> Exception:
@@ -263,6 +237,49 @@ class S3Client:
             return SourceError("is not there", where=where, fix="check `source.uri`; it may have been removed meanwhile")
         fix = "check source.endpoint, source.region and source.path_style"
         return SourceError(f"the server refuses it with status {status} {code}".rstrip(), where=where, fix=fix)
+
+
+# What boto3's clients cost to make, tenths of a second, is paid once for all sources of one server and identity.
+_clients: dict[Any, Any] = {}
+_clients_lock = threading.Lock()
+
+
+def _client(settings: S3Settings, endpoint: str) -> Any:
+    """boto3's client, which may be used by many threads.
+
+    Raises:
+        SourceError: if boto3 is not installed.
+        Exception: what boto3 raises for a profile or an address that is none.
+    """
+    try:
+        import boto3
+        import botocore
+        from botocore.config import Config
+    except ImportError:
+        raise SourceError("needs boto3, which is not installed", where="s3://", fix="pip install 'enginepress[s3]'") from None
+    identity = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    with _clients_lock:
+        found = _clients.get((settings, endpoint, identity))
+        if found is None:
+            session = boto3.session.Session()
+            config = Config(
+                signature_version="s3v4" if session.get_credentials() is not None else botocore.UNSIGNED,
+                connect_timeout=TIMEOUT_SECONDS,
+                read_timeout=TIMEOUT_SECONDS,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=64,
+                s3={"addressing_style": "path" if settings.path_style or endpoint else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            )
+            found = _clients[settings, endpoint, identity] = session.client(
+                "s3",
+                endpoint_url=endpoint or None,
+                region_name=settings.region or session.region_name or "us-east-1",
+                verify=settings.ca_bundle,
+                config=config,
+            )
+        return found
 
 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to an account that may read it"
