@@ -141,6 +141,26 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def write_unsynced(path: Path, data: str) -> None:
+    """Writes a file so that readers see the old or the new content, whole, even if we are killed; not if the machine is."""
+    partial = path.with_name(f".{path.name}.new")
+    try:
+        partial.write_text(data, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's content durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

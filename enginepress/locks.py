@@ -25,16 +25,10 @@ from typing import Any
 
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import explain_os_error
-from enginepress.process import process_start
+from enginepress.process import kernel, process_start
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-
-
-def _kernel() -> str:
-    """Names this running kernel and pid namespace: within it, a pid and its start time name one process."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
 class Lock:
@@ -98,7 +92,7 @@ class Lock:
             {
                 "owner": self._id,
                 "host": socket.gethostname(),
-                "kernel": _kernel(),
+                "kernel": kernel(),
                 "pid": me,
                 "start": process_start(me),
                 "beat": self._beat,
@@ -131,7 +125,7 @@ class Lock:
             return {}
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
-        return holder.get("kernel") == _kernel() and process_start(int(holder["pid"])) != holder.get("start")
+        return holder.get("kernel") == kernel() and process_start(int(holder["pid"])) != holder.get("start")
 
     def _break(self, holder: dict[str, Any]) -> None:
         """Moves a dead holder's file aside, unless somebody else was faster."""

@@ -22,9 +22,9 @@ from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
 from enginepress.files import check_relative, write_atomic
 from enginepress.sources import Body, Digest, RemoteFile, Revision
-from enginepress.sources.hub_client import HubClient, endpoint_from_environment, public_address
+from enginepress.sources.hub_client import HubClient, endpoint_from_environment
 from enginepress.sources.selection import select
-from enginepress.sources.transfer import PAUSES, read_file
+from enginepress.sources.transfer import PAUSES, public_address, read_file
 
 CACHE_FORMAT = 1
 

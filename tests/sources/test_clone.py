@@ -14,7 +14,7 @@ from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.open import open_source
-from enginepress.sources.transfer import fetch
+from tests.sources.fetching import fetch
 from tests.sources.tiny import checkpoint, write
 
 MB = 1_000_000

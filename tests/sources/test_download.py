@@ -37,7 +37,12 @@ def _download(source: CheckpointSource, folder: Path, revision: Revision | None 
         left.unlink()
     output.mkdir(parents=True, exist_ok=True)
     return download_checkpoint(
-        source, revision or source.resolve(), output, partial_store=folder / "store", progress=lambda path, done, size: None
+        source,
+        revision or source.resolve(),
+        output,
+        partial_store=folder / "store",
+        progress=lambda path, done, size: None,
+        pauses=(0.01, 0.01),
     )
 
 

@@ -18,7 +18,7 @@ from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource, Revision
 from enginepress.sources.huggingface import HuggingFaceSource
 from enginepress.sources.open import open_source
-from enginepress.sources.transfer import fetch
+from tests.sources.fetching import fetch
 from tests.sources.hub_server import Fault, HubServer
 from tests.sources.tiny import INDEX, checkpoint
 
@@ -362,7 +362,7 @@ def test_a_hub_that_does_not_answer_is_given_up_after_the_timeout(hub: HubServer
     hub.add_repo(REPO, checkpoint())
     hub.faults.append(Fault("/api/*", delay=2, times=-1))
     source = _open()
-    source._client._timeout = 0.2
+    source._client.http.timeout = 0.2
     start = time.monotonic()
     error = _refused(source.resolve)
     assert "no answer within 0.2 s" in error.message

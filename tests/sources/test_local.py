@@ -15,7 +15,7 @@ from enginepress.files import hash_file
 from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource, Revision, local
 from enginepress.sources.open import open_source
-from enginepress.sources.transfer import fetch
+from tests.sources.fetching import fetch
 from tests.sources.tiny import INDEX, checkpoint, write
 
 

@@ -1,31 +1,30 @@
 """Receives one file in one piece, in order: hashed while it arrives, resumed where it stopped, admitted by digest.
 
-Knows nothing of any protocol: a source gives `receive` a function that starts sending at an offset. The hashes follow the
-contiguous bytes that were written, so nothing is read twice, and only the digest that the source published admits the
-file.
+Knows nothing of any protocol: a source gives `receive` a function that opens a range. The hashes follow the contiguous
+bytes that were written, so nothing is read twice, and only the digest that the source published admits the file.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import time
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from enginepress.errors import SourceError
-from enginepress.sources import Body, CheckpointSource, Interrupted, PlacingSource, Progress, RemoteFile, Revision
+from enginepress.sources import Body, Interrupted, Progress, RemoteFile
 from enginepress.sources.transfer.hashes import MISMATCH, FileHash
-
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further attempt, counted anew whenever bytes have arrived."""
+from enginepress.sources.transfer.pace import PAUSES, Bandwidth, Trickle, pause_before
 
 MAX_READ_BYTES = 64 * 1024 * 1024
 
 Request = Callable[[int, int], AbstractContextManager[Body]]
 """Asks for a range of a file, from start to stop; raises Interrupted, also while its blocks are read."""
+
+
+class Stopped(Exception):
+    """The download was given up, so this file is too."""
 
 
 def read_file(file: RemoteFile, request: Request, *, where: str, pauses: Sequence[float] = PAUSES) -> bytes:
@@ -44,80 +43,79 @@ def read_file(file: RemoteFile, request: Request, *, where: str, pauses: Sequenc
 def receive(
     file: RemoteFile,
     request: Request,
-    out: BinaryIO,
+    out: IO[bytes],
     *,
     where: str,
     progress: Progress,
     pauses: Sequence[float] = PAUSES,
     mismatch: tuple[str, str] = MISMATCH,
+    bandwidth: Bandwidth | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """Writes the whole file to `out`, which is empty, and returns its sha256 (hex).
 
     Raises:
         SourceError: if the connection keeps breaking, or if the bytes are not those that the source published. What was
             written must then be thrown away.
+        Stopped: if `stop` was set.
     """
+    stop = stop or threading.Event()
     hashes = FileHash(file)
     furthest = failures = 0
+    version: str | None = None
     while True:
         try:
             with request(hashes.size, file.size) as body:
+                # A server that ignores ranges begins anew; and another version is another file.
+                if body.start != hashes.size or (body.version or version) != (version or body.version):
+                    hashes = _begin_anew(file, out)
+                version = body.version
                 if body.start != hashes.size:
-                    out.seek(0)
-                    out.truncate()
-                    hashes = FileHash(file)
+                    raise Interrupted("the file changed while it was fetched")
+                trickle = Trickle()
                 for block in body.blocks:
+                    if stop.is_set():
+                        raise Stopped
+                    if bandwidth is not None:
+                        bandwidth.spend(len(block))
                     hashes.update(block)
                     if hashes.size > file.size:
                         raise SourceError(f"has more than the {file.size:,} bytes that its source published", where=where)
-                    out.write(block)
+                    _write_all(out, block)
                     if hashes.size > furthest:
                         progress(hashes.size - max(furthest, hashes.size - len(block)))
                         furthest, failures = hashes.size, 0
+                    if trickle.is_stalled(len(block)):
+                        raise Interrupted("almost nothing arrives")
             if hashes.size == file.size:
                 break
             raise Interrupted("the answer ended early")
         except Interrupted as error:
+            if failures >= len(pauses):
+                raise could_not_be_fetched(file, furthest, error, where) from None
+            seconds = pause_before(failures, pauses, error.wait)
             failures += 1
-            if failures > len(pauses):
-                raise SourceError(
-                    f"could not be fetched, {furthest:,} of {file.size:,} bytes arrived, last: {error}",
-                    where=where,
-                    fix="run again when the connection is better; files that are complete are not fetched again",
-                ) from None
-            time.sleep(max(pauses[failures - 1], error.wait or 0))
+            if stop.wait(seconds):
+                raise Stopped from None
     hashes.check(where, mismatch)
     return hashes.sha256
 
 
-def fetch(
-    source: CheckpointSource,
-    revision: Revision,
-    file: RemoteFile,
-    target: Path,
-    *,
-    progress: Progress,
-    pauses: Sequence[float] = PAUSES,
-) -> str:
-    """Writes one file to `target`, which does not exist, verified and synced; returns its sha256 (hex).
+def could_not_be_fetched(file: RemoteFile, arrived: int, last: Interrupted, where: str) -> SourceError:
+    return SourceError(
+        f"could not be fetched, {arrived:,} of {file.size:,} bytes arrived, last: {last}",
+        where=where,
+        fix="run again when the connection is better; what has arrived is not fetched again",
+    )
 
-    Raises:
-        SourceError: as `receive`. Nothing is left then.
-    """
-    with open(target, "xb") as out:
-        try:
-            sha256 = receive(
-                file,
-                lambda start, stop: source.open_range(revision, file, start, stop),
-                out,
-                where=source.where(revision, file),
-                progress=progress,
-                pauses=pauses,
-                mismatch=source.mismatch if isinstance(source, PlacingSource) else MISMATCH,
-            )
-            out.flush()
-            os.fsync(out.fileno())
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-    return sha256
+
+def _begin_anew(file: RemoteFile, out: IO[bytes]) -> FileHash:
+    out.seek(0)
+    out.truncate()
+    return FileHash(file)
+
+
+def _write_all(out: IO[bytes], block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[out.write(view) :]
