@@ -86,7 +86,7 @@ class NgcSource:
     @contextmanager
     def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[Body]:
         """Bytes of a file, by its pre-signed address. See CheckpointSource.open_range."""
-        with self._client.file(revision.id, file.path, start, stop) as body:
+        with self._client.file(revision.id, file.path, start, stop, file.size) as body:
             yield body
 
     def where(self, revision: Revision, file: RemoteFile) -> str:
@@ -95,7 +95,7 @@ class NgcSource:
     def _read(self, version: str, file: RemoteFile) -> bytes:
         return read_file(
             file,
-            lambda start, stop: self._client.file(version, file.path, start, stop),
+            lambda start, stop: self._client.file(version, file.path, start, stop, file.size),
             where=f"{self.uri}:{version}/{file.path}",
             pauses=self._pauses,
         )

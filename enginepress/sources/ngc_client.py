@@ -25,9 +25,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import enginepress
 from enginepress.errors import RecipeError, SourceError
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.http import Answer, HttpClient, ask_patiently, is_loopback, parse_json, public_address
+from enginepress.sources.asking import ask_patiently, is_loopback, parse_json, read_whole
+from enginepress.sources.transfer import Answer, HttpClient, public_address
 
 DEFAULT_API = "https://api.ngc.nvidia.com"
 DEFAULT_AUTH = "https://authn.nvidia.com"
@@ -78,7 +80,7 @@ class NgcClient:
         self._auth = base_address("NGC_CLI_AUTH_URL", DEFAULT_AUTH)
         self._reference = token_reference
         self._pauses = pauses
-        self._http = http or HttpClient()
+        self._http = http or HttpClient(f"enginepress/{enginepress.__version__}")
         self._lock = threading.Lock()
         self._token: tuple[str, float] | None = None
         self._addresses: dict[tuple[str, str], tuple[str, float]] = {}
@@ -134,16 +136,16 @@ class NgcClient:
                 return found
 
     @contextmanager
-    def file(self, version: str, path: str, start: int, stop: int) -> Iterator[Body]:
-        """Bytes `start` to `stop` of a file.
+    def file(self, version: str, path: str, start: int, stop: int, size: int) -> Iterator[Body]:
+        """Bytes `start` to `stop` of a file of this size.
 
         Raises:
             Interrupted: if another try may help; an address that has expired is forgotten for it.
             SourceError: if it will not.
         """
         address = self._address(version, path)
-        headers = {"range": f"bytes={start}-{stop - 1}"} if stop > start else {}
-        with self._http.get(address, headers) as answer:
+        span = None if (start, stop) == (0, size) else (start, stop)
+        with self._http.get(address, span=span) as answer:
             if answer.status in (400, 401, 403, 410):
                 # Object stores say 403 or 400 to an address whose time is over. A new one settles whether that was it.
                 self._forget(version, path, address)
@@ -155,9 +157,7 @@ class NgcClient:
                 raise SourceError("is shorter than the size that NGC lists", where=f"{self.page}:{version}/{path}")
             if answer.status not in (200, 206):
                 raise Interrupted(f"the server answers with status {answer.status}", wait=answer.retry_after)
-            if answer.headers.get("content-encoding", "identity") != "identity":
-                raise Interrupted("the server sent a compressed answer although it was asked not to")
-            yield Body(_start(answer, start), answer.blocks, version=_strong(answer))
+            yield answer.body(span)
 
     # Pre-signed addresses ---------------------------------------------------------------------------------------------
 
@@ -199,12 +199,9 @@ class NgcClient:
             nonlocal refused
             token = self._identity()
             url = self._url(route, version, addresses_of, guest=token is None)
-            headers = {"accept": "application/json"}
-            if token is not None:
-                headers["authorization"] = f"Bearer {token}"
-            if etag is not None:
-                headers["if-none-match"] = etag
-            with self._http.get(url, headers) as answer:
+            headers = {"accept": "application/json", **({} if etag is None else {"if-none-match": etag})}
+            private = {} if token is None else {"authorization": f"Bearer {token}"}
+            with self._http.get(url, headers, private=private) as answer:
                 if answer.status == 304 and etag is not None:
                     return None, etag
                 if answer.status == 401 and token is not None and not refused:
@@ -214,7 +211,7 @@ class NgcClient:
                     raise Interrupted("the token was refused (401)")
                 if answer.status != 200:
                     raise self._refusal(answer, version, guest=token is None)
-                return answer.read(), answer.headers.get("etag")
+                return read_whole(answer, where=self.page), answer.header("etag") or None
 
         raw, new = ask_patiently(attempt, pauses=self._pauses, failed=lambda e: self._unreachable(self.api, e))
         if raw is None:
@@ -273,8 +270,8 @@ class NgcClient:
         scopes = [f"group/ngc:{self.org}", *([f"group/ngc:{self.org}/{self.team}"] if self.team else [])]
         query = urlencode([("service", "ngc"), *(("scope", s) for s in scopes)])
         identity = b64encode(f"$oauthtoken:{key}".encode()).decode()
-        headers = {"authorization": f"Basic {identity}", "accept": "application/json"}
-        with self._http.get(f"{self._auth}/token?{query}", headers) as answer:
+        headers, private = {"accept": "application/json"}, {"authorization": f"Basic {identity}"}
+        with self._http.get(f"{self._auth}/token?{query}", headers, private=private) as answer:
             if answer.status in (401, 403):
                 raise SourceError(
                     f"does not know this key, or the key's account is not in the org {self.org!r}",
@@ -283,7 +280,7 @@ class NgcClient:
                 )
             if answer.status != 200:
                 raise Interrupted(f"the token server answers with status {answer.status}", wait=answer.retry_after)
-            raw = answer.read()
+            raw = read_whole(answer, where=self._auth)
         data = parse_json(raw, where=self._auth, fix="check NGC_CLI_AUTH_URL, and whether a proxy stands between")
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
@@ -328,21 +325,3 @@ class NgcClient:
 
     def _not_understood(self, problem: str) -> SourceError:
         return SourceError(f"NGC's answer {problem}", where=self.page, fix="check NGC_CLI_API_URL")
-
-
-def _start(answer: Answer, start: int) -> int:
-    """Where the body begins."""
-    if answer.status == 200:
-        return 0
-    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
-    if match is None:
-        # A part without its place is only believed where it can be no other.
-        raise Interrupted("the server does not say which part of the file it sent")
-    if int(match[1]) != start:
-        raise Interrupted("the server sent another part of the file than the one it was asked for")
-    return start
-
-
-def _strong(answer: Answer) -> str | None:
-    etag = answer.headers.get("etag")
-    return None if etag is None or etag.startswith("W/") else etag

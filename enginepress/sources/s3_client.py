@@ -18,10 +18,12 @@ from typing import Any
 
 from enginepress.errors import EnginepressError, SourceError
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.http import MAX_WAIT_SECONDS, ask_patiently, public_address
+from enginepress.sources.asking import ask_patiently
+from enginepress.sources.transfer import public_address
 
 TIMEOUT_SECONDS = 30
 MAX_OBJECTS = 100_000
+MAX_WAIT_SECONDS = 300.0
 BLOCK = 256 * 1024
 
 _PASSING = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "ThrottlingException")

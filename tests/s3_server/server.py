@@ -1,8 +1,8 @@
 """The server: buckets and objects in memory, addressed path style.
 
 What it does: PUT, GET (ranges, versions, conditions), HEAD, DELETE, ListObjectsV2, uploads in parts, versioning,
-`If-None-Match: *` and `If-Match`; checksums (Content-MD5, x-amz-checksum-crc32, -sha1 and -sha256, x-amz-content-sha256) are compared and given back;
-`aws-chunked` bodies. All under one lock, so that conditional writes are atomic.
+`If-None-Match: *` and `If-Match`, `aws-chunked` bodies. Checksums (Content-MD5, x-amz-checksum-crc32, -sha1 and -sha256,
+x-amz-content-sha256) are compared and given back. All under one lock, so that conditional writes are atomic.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from enginepress.sources import Revision
 from enginepress.sources.ngc import NgcSource
 from enginepress.sources.ngc_client import NgcClient
 from enginepress.sources.open import open_source
-from enginepress.sources.transfer import fetch
 from tests.faulty_http import Fault, make_certificate
+from tests.sources.fetching import fetch
 from tests.sources.ngc_server import NgcServer
 from tests.sources.tiny import INDEX, checkpoint
 
@@ -41,7 +41,7 @@ def _open(version: str | None = None, *, cache: Path | None = None, digests: dic
 
 def _fetch(source: NgcSource, revision: Revision, path: str, folder: Path) -> bytes:
     file = next(f for f in revision.files if f.path == path)
-    fetch(source, revision, file, folder / "out", progress=lambda count: None, pauses=QUICK)
+    fetch(source, revision, file, folder / "out", progress=lambda count: None)
     return (folder / "out").read_bytes()
 
 
@@ -418,11 +418,11 @@ def test_the_latest_version_is_asked_for_with_the_etag_of_the_last_answer(ngc: N
 
 
 def test_a_stalled_answer_is_given_up(ngc: NgcServer) -> None:
-    from enginepress.sources.http import HttpClient
+    from enginepress.sources.transfer import HttpClient
 
     ngc.add_model("org/team/tiny", {"1": checkpoint()})
     ngc.faults.append(Fault("*/versions/1", delay=3))
     started = time.monotonic()
-    client = NgcClient("org", "team", "tiny", pauses=QUICK, http=HttpClient(timeout=0.3))
+    client = NgcClient("org", "team", "tiny", pauses=QUICK, http=HttpClient("test", timeout=0.3))
     assert client.version("1")["versionId"] == "1"
     assert time.monotonic() - started < 2.5

@@ -15,9 +15,9 @@ from enginepress.sources import Revision
 from enginepress.sources.open import open_source
 from enginepress.sources.s3 import S3Source
 from enginepress.sources.s3_client import S3Settings
-from enginepress.sources.transfer import fetch
 from tests.faulty_http import Fault, make_certificate
 from tests.s3_server import S3Server
+from tests.sources.fetching import fetch
 from tests.sources.tiny import INDEX, checkpoint, write
 
 pytest.importorskip("boto3")
@@ -43,7 +43,7 @@ def _open(*, cache: Path | None = None, digests: dict[str, str] | None = None, p
 
 def _fetch(source: S3Source, revision: Revision, path: str, folder: Path) -> bytes:
     file = next(f for f in revision.files if f.path == path)
-    fetch(source, revision, file, folder / "out", progress=lambda count: None, pauses=QUICK)
+    fetch(source, revision, file, folder / "out", progress=lambda count: None)
     return (folder / "out").read_bytes()
 
 
