@@ -120,7 +120,14 @@ class Body:
 
 
 class CheckpointSource(Protocol):
-    """One checkpoint at one source. All methods may be called from several threads at a time."""
+    """One checkpoint at one source. All methods may be called from several threads at a time.
+
+    Attributes:
+        uri: the source without its revision, as its revisions name it.
+    """
+
+    @property
+    def uri(self) -> str: ...
 
     def resolve(self) -> Revision:
         """Which revision the URI means now, with the files that a build needs.
@@ -158,4 +165,19 @@ class PlacingSource(Protocol):
         """Shares the file's blocks with `target`, which does not exist, or links it; False if that cannot be done here.
 
         What was placed is hashed and compared like what was fetched.
+        """
+
+
+@runtime_checkable
+class PeekingSource(Protocol):
+    """A source that tells for one small request what it would resolve to now."""
+
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """The id of the present revision, and the ETag of the answer if it has one.
+
+        Args:
+            etag: of an earlier answer. If nothing has changed since, this is (None, etag).
+
+        Raises:
+            SourceError: as `CheckpointSource.resolve`.
         """

@@ -27,7 +27,7 @@ from enginepress.files import check_relative, write_atomic
 from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.ngc_client import NgcClient
 from enginepress.sources.selection import select
-from enginepress.sources.transfer import PAUSES, read_file
+from enginepress.sources.transfer import PAUSES, HttpClient, read_file
 
 CACHE_FORMAT = 1
 
@@ -56,6 +56,7 @@ class NgcSource:
         trust_remote_code: bool = False,
         cache: Path | None = None,
         pauses: Sequence[float] = PAUSES,
+        http: HttpClient | None = None,
     ) -> None:
         self.version = version
         self.uri = "ngc://" + "/".join(part for part in (org, team, name) if part)
@@ -63,7 +64,7 @@ class NgcSource:
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         self._cache = cache
         self._pauses = pauses
-        self._client = NgcClient(org, team, name, token_reference=token_reference, pauses=pauses[:3])
+        self._client = NgcClient(org, team, name, token_reference=token_reference, pauses=pauses[:3], http=http)
 
     def resolve(self) -> Revision:
         """The version that is named, or the latest, and its files. See CheckpointSource.resolve."""
@@ -75,6 +76,10 @@ class NgcSource:
         revision = self._select(version, self._files(version))
         self._remember(revision)
         return revision
+
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """See PeekingSource. Of a source with a version this, too, is the model's latest, which may be another one."""
+        return self._client.latest_version(etag)
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""

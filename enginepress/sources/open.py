@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource
+
+if TYPE_CHECKING:
+    from enginepress.sources.transfer import HttpClient
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_NAME}/{_NAME}")
@@ -16,11 +20,12 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _NGC = re.compile(rf"({_NAME})/(?:({_NAME})/)?({_NAME})(?::([A-Za-z0-9_][A-Za-z0-9._+-]{{0,127}}))?")
 
 
-def open_source(recipe_source: Source, *, cache: Path | None) -> CheckpointSource:
+def open_source(recipe_source: Source, *, cache: Path | None, http: HttpClient | None = None) -> CheckpointSource:
     """The source of a recipe's checkpoint. Asks nobody yet.
 
     Args:
         cache: folder where a source may keep small things that spare it work, or None to keep nothing.
+        http: keeps connections for many sources; each has one of its own otherwise.
 
     Raises:
         SourceError: if the URI names no source that this version has.
@@ -30,9 +35,9 @@ def open_source(recipe_source: Source, *, cache: Path | None) -> CheckpointSourc
     if scheme == "file":
         return _open_local(recipe_source, rest, cache)
     if scheme == "hf":
-        return _open_hub(recipe_source, rest, cache)
+        return _open_hub(recipe_source, rest, cache, http)
     if scheme == "ngc":
-        return _open_ngc(recipe_source, rest, cache)
+        return _open_ngc(recipe_source, rest, cache, http)
     if scheme == "s3":
         return _open_s3(recipe_source, rest, cache)
     raise SourceError(
@@ -51,7 +56,7 @@ def _open_local(source: Source, rest: str, cache: Path | None) -> CheckpointSour
     return LocalSource(folder, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code, cache=cache)
 
 
-def _open_hub(source: Source, rest: str, cache: Path | None) -> CheckpointSource:
+def _open_hub(source: Source, rest: str, cache: Path | None, http: HttpClient | None) -> CheckpointSource:
     from enginepress.sources.huggingface import HuggingFaceSource
 
     repo, at, revision = rest.partition("@")
@@ -68,10 +73,11 @@ def _open_hub(source: Source, rest: str, cache: Path | None) -> CheckpointSource
         allow_pickle=source.allow_pickle,
         trust_remote_code=source.trust_remote_code,
         cache=cache,
+        http=http,
     )
 
 
-def _open_ngc(source: Source, rest: str, cache: Path | None) -> CheckpointSource:
+def _open_ngc(source: Source, rest: str, cache: Path | None, http: HttpClient | None) -> CheckpointSource:
     from enginepress.sources.ngc import NgcSource
 
     match = _NGC.fullmatch(rest)
@@ -91,6 +97,7 @@ def _open_ngc(source: Source, rest: str, cache: Path | None) -> CheckpointSource
         allow_pickle=source.allow_pickle,
         trust_remote_code=source.trust_remote_code,
         cache=cache,
+        http=http,
     )
 
 

@@ -82,9 +82,9 @@ class S3Source:
         self._remember(revision)
         return revision
 
-    def latest(self) -> str:
-        """The id that a revision resolved now would have. One request a thousand objects."""
-        return listing_id(self._list())
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """See PeekingSource. One request a thousand objects; listings have no ETag."""
+        return listing_id(self._list()), None
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""

@@ -215,6 +215,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        etag = ""
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -276,6 +277,13 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             full = query.get("blobs", "").lower() == "true" and hub.digests
             siblings = [file.sibling() if full else {"rfilename": file.path} for file in files]
             info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
+            etag = f'W/"{commit[:16]}"'
+            if self.headers.get("If-None-Match") == etag:
+                self.send_response(304)
+                self.send_header("ETag", etag)
+                self.end_headers()
+                return
+            self.etag = etag
             self.send_json({**info, "gated": "manual" if found.gated else False, "tags": [], "siblings": siblings})
 
         def resolve(self, repo: str, revision: str, path: str) -> None:
@@ -363,6 +371,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def send_body(self, body: bytes, kind: str) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            if self.etag:
+                self.send_header("ETag", self.etag)
+                self.etag = ""
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

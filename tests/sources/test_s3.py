@@ -81,7 +81,7 @@ def test_an_unchanged_folder_costs_one_request(s3: S3Server, tmp_path: Path) -> 
     s3.requests.clear()
     assert _open(cache=tmp_path).resolve() == first
     assert [(r.method, r.query["prefix"]) for r in s3.requests] == [("GET", f"{FOLDER}/")]
-    assert _open().latest() == first.id
+    assert _open().latest() == (first.id, None)
 
 
 def test_a_listing_of_several_pages_is_read_to_its_end(s3: S3Server) -> None:
