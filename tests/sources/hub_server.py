@@ -129,6 +129,7 @@ class HubServer:
         url: what HF_ENDPOINT is set to.
         requests: every request so far.
         faults: see Fault; the first that matches is used.
+        unchanged: how often 304 was answered to the ETag of an earlier answer.
         digests: False for a hub that publishes sizes and digests only by the tree route.
     """
 
@@ -136,6 +137,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.digests = True
+        self.unchanged = 0
         self._repos: dict[str, _Repo] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -279,6 +281,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
             etag = f'W/"{commit[:16]}"'
             if self.headers.get("If-None-Match") == etag:
+                hub.unchanged += 1
                 self.send_response(304)
                 self.send_header("ETag", etag)
                 self.end_headers()

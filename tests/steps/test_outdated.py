@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from enginepress.sources.local import LocalSource
 from enginepress.steps.lock import lock_recipe
 from enginepress.steps.outdated import find_recipes, outdated
+from enginepress.stores.filesystem import FileStore
 from enginepress.workspace import Workspace
-from tests.faulty_http import Fault as HttpFault
+from tests.faulty_http import Fault
 from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
-from tests.sources.hub_server import Fault, HubServer
+from tests.sources.hub_server import HubServer
 from tests.sources.ngc_server import NgcServer
 from tests.sources.tiny import checkpoint, write
+from tests.stores.parts import key, make_source, manifest, placed
 
 
 @pytest.fixture
@@ -72,9 +76,8 @@ def test_the_etag_of_the_last_answer_is_sent_and_believed(hub: HubServer, tmp_pa
     assert outdated([path], cache)[0].latest == first
     answers = json.loads((cache / "latest.json").read_text())
     assert [a["id"] for a in answers.values()] == [first]
-    hub.faults.append(Fault("/api/*", body=b"this is no JSON, and is not asked for"))
-    hub.faults.clear()
     assert outdated([path], cache)[0].latest == first
+    assert hub.unchanged == 1
     (cache / "latest.json").write_text("{broken")
     assert outdated([path], cache)[0].latest == first
     newer = hub.commit("org/tiny", checkpoint(seed=2))
@@ -82,14 +85,16 @@ def test_the_etag_of_the_last_answer_is_sent_and_believed(hub: HubServer, tmp_pa
 
 
 def test_a_recipe_without_a_lock_is_compared_with_its_newest_release(tmp_path: Path, workspace: Workspace) -> None:
-    from tests.stores.parts import publish_release
-
     folder = write(tmp_path / "m", checkpoint())
     path = _recipe(tmp_path / "tiny.yaml", f"file://{folder}")
     assert outdated([path], workspace.path("cache"))[0].status == "new"
-    from enginepress.sources.local import LocalSource
-
-    publish_release(tmp_path / "store", "tiny", source=f"file://{folder}", revision=LocalSource(folder).resolve().id)
+    revision = LocalSource(folder).resolve()
+    made_from = {"source": revision.source, "revision": revision.id, "revision_digest": revision.digest}
+    FileStore(tmp_path / "store").publish(
+        "tiny",
+        place=placed(make_source(tmp_path / "repository")),
+        describe=lambda number, files: replace(manifest(number, files, key("a")), made_from=made_from),
+    )
     (state,) = outdated([path], workspace.path("cache"))
     assert (state.status, state.since) == ("current", "release 1")
     (folder / "config.json").write_text('{"model_type": "other"}')
@@ -140,7 +145,7 @@ def test_what_fails_is_told_and_touches_no_other(
 ) -> None:
     hub.add_repo("org/tiny", checkpoint())
     ngc.add_model("org/tiny", {"1": checkpoint()})
-    ngc.faults.append(HttpFault("*", status=403, times=-1))
+    ngc.faults.append(Fault("*", status=403, times=-1))
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [")
     paths = [
