@@ -20,7 +20,7 @@ from tests.sources.tiny import checkpoint
 REPO = "org/tiny"
 WEIGHTS = "model.safetensors"
 KIB = 1024
-SMALL: dict[str, Any] = {"small_bytes": 0, "piece_bytes": 128 * KIB, "record_bytes": 64 * KIB}
+SMALL: dict[str, Any] = {"small_bytes": 0, "piece_bytes": 128 * KIB, "record_bytes": 64 * KIB, "ramp_seconds": 0.0}
 """So that a file of a megabyte is a large one."""
 
 
@@ -282,7 +282,12 @@ def _schedule(seed: int, hub: HubServer, folder: Path) -> str:
     files = checkpoint(size=size, seed=seed)
     hub.add_repo(REPO, files)
     hub.faults[:] = [_random_fault(random_, size) for _ in range(random_.randrange(1, 7))]
-    shape = {"streams": random_.choice([1, 2, 4]), "piece_bytes": 64 * KIB, "small_bytes": random_.choice([0, 50_000, 10**6])}
+    shape = {
+        "ramp_seconds": 0.0,
+        "streams": random_.choice([1, 2, 4]),
+        "piece_bytes": 64 * KIB,
+        "small_bytes": random_.choice([0, 50_000, 10**6]),
+    }
 
     (folder / "output").mkdir(parents=True)
 

@@ -36,6 +36,7 @@ class Download:
         bytes_per_second: cap on the bandwidth, or None.
         streams: requests under way at the same time, of all files together.
         piece_bytes: what one request asks for of a large file.
+        ramp_seconds: so long the streams of a file are watched before it gets another one.
         small_bytes: a file up to this size is fetched in one piece, and from its start after a kill.
         stop: set when the download is given up: everybody returns soon.
     """
@@ -47,6 +48,7 @@ class Download:
     bytes_per_second: float | None = None
     streams: int = 8
     piece_bytes: int = 64 * 1024 * 1024
+    ramp_seconds: float = 0.25
     small_bytes: int = 4 * 1024 * 1024
     stop: threading.Event = field(default_factory=threading.Event)
 
