@@ -15,14 +15,15 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from enginepress.errors import SourceError, WorkspaceError
 from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
-from enginepress.sources.transfer import PAUSES, Download, FileHash, PartialStore, Stopped
+from enginepress.sources.transfer import Download, FileHash, PartialStore, Stopped
 from enginepress.sources.weights import check_weights
 
 AT_ONCE = 8
@@ -41,8 +42,7 @@ def download_checkpoint(
     *,
     partial_store: Path,
     progress: CheckpointProgress,
-    pauses: Sequence[float] = PAUSES,
-    bytes_per_second: float | None = None,
+    **settings: Any,
 ) -> tuple[FileEntry, ...]:
     """Fetches all files of a revision into `output`, which exists and is empty.
 
@@ -50,8 +50,7 @@ def download_checkpoint(
     file system.
 
     Args:
-        pauses: seconds before each further attempt at a request.
-        bytes_per_second: cap on the bandwidth, or None.
+        settings: of transfer.fetch.Download, such as `bytes_per_second`.
 
     Returns:
         The files of the checkpoint, sorted by path.
@@ -64,7 +63,7 @@ def download_checkpoint(
         partial_store.mkdir(parents=True, exist_ok=True)
         store = PartialStore(partial_store)
         _check_space(revision, store)
-        download = Download(source, revision, store, pauses=pauses, bytes_per_second=bytes_per_second)
+        download = Download(source, revision, store, **settings)
         hashes = _Checkpoint(download, progress).run()
         _sync({_stored(partial_store, file) for file in revision.files})
         paths = {file.path: contained_path(output, file.path) for file in revision.files}

@@ -12,8 +12,16 @@ QUICK = (0.01, 0.01, 0.01, 0.01)
 
 
 def fetch(
-    source: CheckpointSource, revision: Revision, file: RemoteFile, target: Path, *, progress: Progress, **options: Any
+    source: CheckpointSource,
+    revision: Revision,
+    file: RemoteFile,
+    target: Path,
+    *,
+    progress: Progress,
+    record_bytes: int = 64 * 1024,
+    **options: Any,
 ) -> str:
     """Writes the file to `target`; what is unfinished lies beside it."""
-    download = Download(source, revision, PartialStore(target.parent), **{"pauses": QUICK, **options})
+    store = PartialStore(target.parent, record_bytes=record_bytes)
+    download = Download(source, revision, store, **{"pauses": QUICK, **options})
     return download.fetch(file, target, progress)

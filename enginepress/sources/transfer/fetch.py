@@ -24,9 +24,6 @@ from enginepress.sources.transfer.partial import Partial, PartialStore
 from enginepress.sources.transfer.receive import Stopped, receive
 from enginepress.sources.transfer.streams import HASH_BYTES, Streams, WrongBytes
 
-SMALL_BYTES = 4 * 1024 * 1024
-"""A file up to this size is fetched in one piece, and from its start if that was interrupted by a kill."""
-
 
 @dataclass
 class Download:
@@ -39,6 +36,8 @@ class Download:
         bytes_per_second: cap on the bandwidth, or None.
         streams: requests under way at the same time, of all files together.
         piece_bytes: what one request asks for of a large file.
+        ramp_seconds: so long the streams of a file are watched before it gets another one.
+        small_bytes: a file up to this size is fetched in one piece, and from its start after a kill.
         stop: set when the download is given up: everybody returns soon.
     """
 
@@ -49,6 +48,8 @@ class Download:
     bytes_per_second: float | None = None
     streams: int = 8
     piece_bytes: int = 64 * 1024 * 1024
+    ramp_seconds: float = 0.25
+    small_bytes: int = 4 * 1024 * 1024
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Download:
         try:
             if self._place(file, target):
                 sha256 = self._hash_placed(file, target, progress)
-            elif file.size <= SMALL_BYTES:
+            elif file.size <= self.small_bytes:
                 sha256 = self._fetch_small(file, target, progress)
             else:
                 sha256 = self._fetch_large(file, target, progress)

@@ -89,10 +89,15 @@ class Record:
 
 
 class PartialStore:
-    """The folder with the partial files of a download, listed once: a checkpoint may have thousands of files."""
+    """The folder with the partial files of a download, listed once: a checkpoint may have thousands of files.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        record_bytes: so much may arrive between two records.
+    """
+
+    def __init__(self, folder: Path, *, record_bytes: int = RECORD_BYTES) -> None:
         self.folder = folder
+        self.record_bytes = record_bytes
         self._left: dict[str, list[Path]] = {}
         for entry in sorted(os.listdir(folder)):
             if _PART.fullmatch(entry):
@@ -136,6 +141,7 @@ class Partial:
         self.spans = Ranges()
         self.version: str | None = None
         self._file = file
+        self._record_bytes = store.record_bytes
         self._owner: dict[str, Any] | None = {"kernel": kernel(), "pid": os.getpid(), "start": process_start(os.getpid())}
         self._lock = threading.Lock()
         self._recording = threading.Lock()
@@ -172,7 +178,7 @@ class Partial:
                 self.spans = self.spans.add(start, stop)
             self._unrecorded += new
             self._unflushed += new
-            record, flush = self._unrecorded >= RECORD_BYTES, self._unflushed >= FLUSH_BYTES
+            record, flush = self._unrecorded >= self._record_bytes, self._unflushed >= FLUSH_BYTES
             if record:
                 self._unrecorded = 0
             if flush:

@@ -8,6 +8,7 @@ file. Whatever a server answers, a block only ever goes where the answer says th
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -23,6 +24,10 @@ from enginepress.sources.transfer.ranges import Span, pieces
 from enginepress.sources.transfer.receive import Stopped, could_not_be_fetched
 
 HASH_BYTES = 1024 * 1024
+FAST_BYTES = 64_000_000
+"""Bytes a second: streams that bring this much each need no other beside them. On a long line one seldom does; on a short one
+more would only add to what is under way, and so to what a killed process loses."""
+
 MAX_RESTARTS = 3
 """So often may a file change while it is fetched."""
 
@@ -33,6 +38,7 @@ class Shared(Protocol):
     pauses: Sequence[float]
     piece_bytes: int
     streams: int
+    ramp_seconds: float
     stop: threading.Event
     bandwidth: Bandwidth
 
@@ -78,10 +84,13 @@ class Streams:
         self._file = file
         self._partial = partial
         self._progress = progress
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._grown = threading.Condition(self._lock)  # what the hash waits for: bytes
+        self._changed = threading.Condition(self._lock)  # what everybody else waits for
         self._todo: list[Span] = pieces(partial.spans, file.size, shared.piece_bytes)
         self._under_way = 0
         self._whole: _Piece | None = None
+        self._last_start = (0.0, 0)
         self._restarts = self._told = 0
         self._hashes = FileHash(file)
         self._over = False
@@ -99,9 +108,10 @@ class Streams:
             try:
                 self._wait(futures)
             finally:
-                with self._changed:
+                with self._lock:
                     self._over = True
                     self._changed.notify_all()
+                    self._grown.notify_all()
         try:
             self._hashes.check(self._shared.where(self._file), self._shared.mismatch)
         except SourceError as error:
@@ -112,7 +122,7 @@ class Streams:
         """Until the hash has reached the end, or somebody failed."""
         for future in futures:
             future.add_done_callback(self._wake)
-        with self._changed:
+        with self._lock:
             while True:
                 for future in futures:
                     if future.done():
@@ -124,7 +134,7 @@ class Streams:
                 self._changed.wait(1.0)
 
     def _wake(self, future: Future[None]) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     # The hash ---------------------------------------------------------------------------------------------------------
@@ -132,7 +142,7 @@ class Streams:
     def _follow(self) -> None:
         """Hashes the contiguous prefix as it grows."""
         while True:
-            with self._changed:
+            with self._grown:
                 hashes = self._hashes
                 if hashes.size == self._file.size:
                     self._over = True
@@ -140,7 +150,7 @@ class Streams:
                     return
                 count = min(self._partial.spans.prefix - hashes.size, HASH_BYTES)
                 if count <= 0:
-                    self._changed.wait(1.0)
+                    self._grown.wait(1.0)
                     continue
             block = self._partial.read(hashes.size, count)
             if not block and hashes is self._hashes:
@@ -159,7 +169,7 @@ class Streams:
             except _Retired:
                 return
             finally:
-                with self._changed:
+                with self._lock:
                     self._under_way -= 1
                     self._changed.notify_all()
 
@@ -168,21 +178,31 @@ class Streams:
 
         A stream whose server ignores ranges fetches all of it, so the others wait for its end.
         """
-        with self._changed:
+        with self._lock:
             while not self._over:
                 while self._todo:
-                    if self._under_way >= self._shared.share or (self._whole is not None and self._under_way):
+                    if not self._may_start():
                         break
                     start, stop = self._todo.pop(0)
                     gaps = list(self._partial.spans.missing(start, stop))
                     if gaps:
                         self._todo[:0] = gaps[1:]
                         self._under_way += 1
+                        self._last_start = (time.monotonic(), self._told)
                         return _Piece(*gaps[0], self._partial.epoch)
                 if not self._todo and not self._under_way:
                     return None
-                self._changed.wait(0.5)
+                self._changed.wait(0.1)
         return None
+
+    def _may_start(self) -> bool:
+        """Whether another stream would help, and may be had."""
+        if self._under_way == 0:
+            return True
+        if self._under_way >= self._shared.share or self._whole is not None:
+            return False
+        seconds = time.monotonic() - self._last_start[0]
+        return seconds >= self._shared.ramp_seconds and self._told - self._last_start[1] < seconds * self._under_way * FAST_BYTES
 
     def _finish(self, piece: _Piece) -> None:
         """Fetches a piece to its end, trying again as long as that helps."""
@@ -226,7 +246,7 @@ class Streams:
         """The server sends the whole file instead of a part: one stream is enough then, and the others leave it to that one."""
         if body.start != 0:
             raise Interrupted("the server sent another part of the file than the one it was asked for")
-        with self._changed:
+        with self._lock:
             if self._whole is not None:
                 self._todo.insert(0, (piece.at, piece.stop))
                 raise _Anew
@@ -236,7 +256,7 @@ class Streams:
     def _pause(self, piece: _Piece, error: Interrupted) -> None:
         pauses = self._shared.pauses
         if piece.failures >= len(pauses):
-            with self._changed:
+            with self._lock:
                 if self._under_way > 1:
                     self._todo.insert(0, (piece.at, piece.stop))
                     raise _Retired
@@ -256,7 +276,7 @@ class Streams:
         """
         if body.version is None:
             return
-        with self._changed:
+        with self._lock:
             if self._over:
                 raise Stopped
             if piece.epoch != self._partial.epoch:
@@ -281,9 +301,9 @@ class Streams:
             raise _Anew
 
     def _tell(self) -> None:
-        with self._changed:
+        with self._lock:
             total = self._partial.spans.total
-            self._changed.notify_all()
+            self._grown.notify_all()
             if total > self._told:
                 count, self._told = total - self._told, total
                 self._progress(count)
