@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.command_line import help_times, up_to_date_times
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
+from benchmarks.outdated import outdated_times
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = [("what", "measured", "against", "ratio", "wanted")]
     rows += _command_line(arguments)
+    rows += _outdated()
     runs = full_runs(RECIPE)
     rows += _full_run(median_run(runs))
     rows += _serving(serving_times(arguments.folder))
@@ -58,6 +60,16 @@ def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
             f"{nothing.median / imports.median:.2f}",
             "at most 1.5 s",
         ),
+    ]
+
+
+def _outdated() -> list[tuple[str, ...]]:
+    times = outdated_times()
+    what = f"`enginepress outdated` over {times.sources:,} sources, whole process"
+    each = f"{times.requests_each:g} request a source"
+    return [
+        (f"{what}, for the first time", str(times.first), each, "", "at most 10 s, 1 request each"),
+        (f"{what}, nothing has moved", str(times.unchanged), each, "", "at most 10 s, 1 request each"),
     ]
 
 
