@@ -16,6 +16,8 @@ from enginepress.errors import EnginepressError
 COMMANDS = {
     "run": "enginepress.cli.run",
     "releases": "enginepress.cli.releases",
+    "lock": "enginepress.cli.lock",
+    "outdated": "enginepress.cli.outdated",
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
     "serve": "enginepress.cli.serve",

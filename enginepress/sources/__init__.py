@@ -38,11 +38,20 @@ class Digest:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a revision. `path` is relative, POSIX, checked to stay in its folder; `size` in bytes."""
+    """One file of a revision. `path` is relative, POSIX, checked to stay in its folder; `size` in bytes.
+
+    Attributes:
+        version: what the source must be told to give exactly this file, where path and revision do not say it (S3).
+    """
 
     path: str
     size: int
     digest: Digest
+    version: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        entry = {"path": self.path, "size": self.size, self.digest.algorithm: self.digest.value}
+        return {**entry, "version": self.version} if self.version else entry
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Revision:
         return {
             "source": self.source,
             "id": self.id,
-            "files": [{"path": f.path, "size": f.size, f.digest.algorithm: f.digest.value} for f in self.files],
+            "files": [f.to_json() for f in self.files],
             "unused": list(self.unused),
         }
 
@@ -78,7 +87,7 @@ class Revision:
     def from_json(data: Mapping[str, Any]) -> Revision:
         def remote(entry: Mapping[str, Any]) -> RemoteFile:
             algorithm: Algorithm = next(a for a in get_args(Algorithm) if a in entry)
-            return RemoteFile(entry["path"], entry["size"], Digest(algorithm, entry[algorithm]))
+            return RemoteFile(entry["path"], entry["size"], Digest(algorithm, entry[algorithm]), entry.get("version", ""))
 
         return Revision(data["source"], data["id"], tuple(remote(f) for f in data["files"]), tuple(data.get("unused", ())))
 
@@ -111,7 +120,14 @@ class Body:
 
 
 class CheckpointSource(Protocol):
-    """One checkpoint at one source. All methods may be called from several threads at a time."""
+    """One checkpoint at one source. All methods may be called from several threads at a time.
+
+    Attributes:
+        uri: the source without its revision, as its revisions name it.
+    """
+
+    @property
+    def uri(self) -> str: ...
 
     def resolve(self) -> Revision:
         """Which revision the URI means now, with the files that a build needs.
@@ -149,4 +165,19 @@ class PlacingSource(Protocol):
         """Shares the file's blocks with `target`, which does not exist, or links it; False if that cannot be done here.
 
         What was placed is hashed and compared like what was fetched.
+        """
+
+
+@runtime_checkable
+class PeekingSource(Protocol):
+    """A source that tells for one small request what it would resolve to now."""
+
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """The id of the present revision, and the ETag of the answer if it has one.
+
+        Args:
+            etag: of an earlier answer. If nothing has changed since, this is (None, etag).
+
+        Raises:
+            SourceError: as `CheckpointSource.resolve`.
         """

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 import enginepress
 from enginepress.errors import RecipeError, SourceError
 from enginepress.sources import Body, Interrupted
+from enginepress.sources.asking import ask_patiently, parse_json, read_whole
 from enginepress.sources.transfer.http import TIMEOUT_SECONDS, Answer, HttpClient, public_address
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -59,13 +60,14 @@ class HubClient:
         token_reference: str | None = None,
         pauses: Sequence[float] = (0.5, 1.0, 2.0),
         timeout: float = TIMEOUT_SECONDS,
+        http: HttpClient | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.repo = repo
         self.page = f"{public_address(endpoint)}/{repo}"
         self._token_reference = token_reference
         self._pauses = pauses
-        self.http = HttpClient(f"enginepress/{enginepress.__version__}", timeout=timeout)
+        self.http = http or HttpClient(f"enginepress/{enginepress.__version__}", timeout=timeout)
         self._token: str | None = None
         self._private: dict[str, str] | None = None
         self._signed: dict[str, tuple[str, float]] = {}
@@ -89,6 +91,38 @@ class HubClient:
                 where=public_address(address),
                 fix="check HF_ENDPOINT, and whether a proxy stands between",
             ) from None
+
+    def commit(self, revision: str, etag: str | None = None) -> tuple[str | None, str | None]:
+        """The commit that a branch or tag means now, and the answer's ETag, for one small request.
+
+        Args:
+            etag: of an earlier answer. If nothing has changed since, this is (None, etag).
+        """
+        address = f"{self.endpoint}/api/models/{self.repo}/revision/{quote(revision, safe='')}?expand=sha"
+        headers = {} if etag is None else {"if-none-match": etag}
+
+        def attempt() -> tuple[Any, str | None]:
+            with self.http.get(address, headers, private=self._identity()) as answer:
+                if answer.status == 304 and etag is not None:
+                    return None, etag
+                if answer.status >= 400:
+                    raise self._refusal(answer, revision, address)
+                raw = read_whole(answer, where=public_address(address))
+                return parse_json(raw, where=public_address(address), fix="check HF_ENDPOINT"), answer.header("etag") or None
+
+        data, new = ask_patiently(
+            attempt,
+            pauses=self._pauses,
+            failed=lambda error: SourceError(
+                f"the hub could not be asked: {error}", where=public_address(address), fix="check the network and HF_ENDPOINT"
+            ),
+        )
+        if data is None:
+            return None, new
+        commit = data.get("sha") if isinstance(data, dict) else None
+        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise SourceError("the hub's answer names no commit", where=public_address(address), fix="check HF_ENDPOINT")
+        return commit, new
 
     @contextmanager
     def file(self, commit: str, path: str, start: int, stop: int, size: int) -> Iterator[Body]:

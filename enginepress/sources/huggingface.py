@@ -24,7 +24,7 @@ from enginepress.files import check_relative, write_atomic
 from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.hub_client import HubClient, endpoint_from_environment
 from enginepress.sources.selection import select
-from enginepress.sources.transfer import PAUSES, public_address, read_file
+from enginepress.sources.transfer import PAUSES, HttpClient, public_address, read_file
 
 CACHE_FORMAT = 1
 
@@ -52,6 +52,7 @@ class HuggingFaceSource:
         trust_remote_code: bool = False,
         cache: Path | None = None,
         pauses: Sequence[float] = PAUSES,
+        http: HttpClient | None = None,
     ) -> None:
         self.repo = repo
         self.revision = revision
@@ -59,7 +60,7 @@ class HuggingFaceSource:
         self._cache = cache
         self._pauses = pauses
         self._endpoint = endpoint_from_environment()
-        self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3])
+        self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3], http=http)
 
     @property
     def uri(self) -> str:
@@ -80,6 +81,10 @@ class HuggingFaceSource:
         revision = self._select(commit, self._files(commit, info.get("siblings")))
         self._remember(revision)
         return revision
+
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """See PeekingSource. A commit is what it is: nobody is asked."""
+        return (self.revision, None) if _COMMIT.fullmatch(self.revision) else self._client.commit(self.revision, etag)
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""

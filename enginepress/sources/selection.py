@@ -74,7 +74,7 @@ def select(
     for path in sizes:
         check_relative(path)
     top = {path for path in sizes if "/" not in path}
-    if not top:
+    if not sizes:
         raise SourceError("has no files", where=where, fix="name the folder or repository that holds config.json and the weights")
     if "config.json" not in top:
         raise SourceError("has no config.json", where=where, fix=_config_fix(sizes))
@@ -89,6 +89,11 @@ def select(
 
 def _config_fix(sizes: Iterable[str]) -> str:
     names = set(sizes)
+    if nemo := nemo_layout(names):
+        return (
+            f"{nemo} is NVIDIA NeMo's own form, which no builder here reads: convert it to Hugging Face's layout in a NeMo "
+            "container (scripts/checkpoint_converters has a script for each family) and name the result by file://"
+        )
     if "model_index.json" in names:
         return "this is a diffusion pipeline; name a language model"
     if "adapter_config.json" in names:
@@ -97,6 +102,19 @@ def _config_fix(sizes: Iterable[str]) -> str:
     if nested:
         return f"there is one in {nested[0].removesuffix('/config.json')}/; copy that folder and name the copy by file://"
     return "name a checkpoint in Hugging Face's layout: config.json, tokenizer.json and safetensors side by side"
+
+
+def nemo_layout(names: Iterable[str]) -> str | None:
+    """What shows that these files are a NeMo checkpoint: an archive (`.nemo`), or the folders of NeMo 2; else None."""
+    listed = set(names)
+    archives = sorted(name for name in listed if name.endswith(".nemo"))
+    if archives:
+        return archives[0]
+    if any(n.startswith("weights/") for n in listed) and any(n.startswith("context/") for n in listed):
+        return "weights/ with context/"
+    if "model_config.yaml" in listed and any(n.startswith(("model_weights/", "model_weights.")) for n in listed):
+        return "model_weights with model_config.yaml"
+    return None
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

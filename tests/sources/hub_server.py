@@ -141,6 +141,7 @@ class HubServer:
         url: what HF_ENDPOINT is set to.
         requests: every request so far.
         faults: see Fault; the first that matches is used.
+        unchanged: how often 304 was answered to the ETag of an earlier answer.
         sent: bytes of each file that were handed to connections.
         busiest: the most answers with files under way at a time.
         digests: False for a hub that publishes sizes and digests only by the tree route.
@@ -153,6 +154,7 @@ class HubServer:
         self.busiest = 0
         self._busy = 0
         self.digests = True
+        self.unchanged = 0
         self._repos: dict[str, _Repo] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -257,6 +259,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        etag = ""
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -325,6 +328,14 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             full = query.get("blobs", "").lower() == "true" and hub.digests
             siblings = [file.sibling() if full else {"rfilename": file.path} for file in files]
             info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
+            etag = f'W/"{commit[:16]}"'
+            if self.headers.get("If-None-Match") == etag:
+                hub.unchanged += 1
+                self.send_response(304)
+                self.send_header("ETag", etag)
+                self.end_headers()
+                return
+            self.etag = etag
             self.send_json({**info, "gated": "manual" if found.gated else False, "tags": [], "siblings": siblings})
 
         def resolve(self, repo: str, revision: str, path: str) -> None:
@@ -424,6 +435,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def send_body(self, body: bytes, kind: str) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            if self.etag:
+                self.send_header("ETag", self.etag)
+                self.etag = ""
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
