@@ -157,7 +157,7 @@ class HubServer:
         self.unchanged = 0
         self._repos: dict[str, _Repo] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._closing = threading.Event()
         self.port: int = self._server.server_address[1]
@@ -243,6 +243,13 @@ class HubServer:
                     fault.times -= 1
                     return fault
         return None
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that are killed leave broken connections; that is what many tests are about."""
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
