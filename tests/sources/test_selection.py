@@ -188,3 +188,13 @@ def test_no_listed_path_ever_selected_leaves_its_folder(path: str) -> None:
     for chosen in selection.files:
         assert "/" not in chosen
         assert chosen not in (".", "..")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["megatron_gpt.nemo", "README.md"], ["weights/common.pt", "context/model.yaml"], ["model_config.yaml", "model_weights/x"]],
+)
+def test_a_nemo_checkpoint_is_called_one(names: list[str]) -> None:
+    with pytest.raises(SourceError, match=r"has no config\.json") as caught:
+        select(dict.fromkeys(names, 1), read=lambda path: b"", where="x")
+    assert "NeMo" in (caught.value.fix or "")
