@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from enginepress.steps.job import Job
 from enginepress.steps.lock import Locked, lock_of_build, lock_recipe
 from enginepress.steps.revision import revision_of
 from enginepress.workspace import Output, Workspace
+from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
 from tests.sources.hub_server import HubServer
 from tests.sources.ngc_server import NgcServer
@@ -277,6 +280,39 @@ def test_a_build_can_leave_its_own_lock(hub: HubServer, tmp_path: Path, workspac
     assert lock.sha256["config.json"] == hashlib.sha256(files["config.json"]).hexdigest()
     assert hub.downloads() == []
     assert lock.to_json() == lock_recipe(path, workspace).lock.to_json()
+
+
+def test_a_run_refuses_a_folder_that_is_not_what_was_locked(tmp_path: Path, workspace: Workspace) -> None:
+    write(tmp_path / "m", checkpoint())
+    path = _recipe(tmp_path, "file://m")
+    lock_recipe(path, workspace)
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "other"}')
+    done = enginepress("run", path, "-w", workspace.root)
+    assert done.returncode == 2
+    assert "is not what the lock says: config.json has changed" in done.stderr
+    assert "enginepress lock" in done.stderr
+    assert not workspace.path("runs").exists()
+
+
+def test_a_locked_source_is_resolved_without_asking_or_importing_anybody(
+    hub: HubServer, s3: S3Server, tmp_path: Path, workspace: Workspace
+) -> None:
+    hub.add_repo("org/tiny", checkpoint())
+    s3.add("bucket", checkpoint(), prefix="tiny/", sha256=True)
+    paths = [_recipe(tmp_path / "a", "hf://org/tiny"), _recipe(tmp_path / "b", "s3://bucket/tiny")]
+    for path in paths:
+        lock_recipe(path, workspace)
+    hub.requests.clear()
+    s3.requests.clear()
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from enginepress.recipe_file import load_recipe\nfrom enginepress.steps.revision import revision_of\n"
+        "for name in sys.argv[1:]:\n    assert revision_of(load_recipe(Path(name)), Path('cache')).files\n"
+        "print(sorted({'boto3', 'huggingface_hub', 'kfp', 'mlflow', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *map(str, paths)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert hub.requests == s3.requests == []
 
 
 # The file -------------------------------------------------------------------------------------------------------------
