@@ -84,6 +84,11 @@ class Source(_Section):
         False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
     )
     ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
+    link: Literal["copy", "hard"] = Field(
+        "copy",
+        description="file: `hard` takes files over by hard link where it can; an edit in place then changes the workspace too.",
+    )
+    bandwidth_mb_s: float | None = Field(None, gt=0, description="Cap on a download's bandwidth, megabytes a second.")
     lock: dict[str, Any] | None = Field(
         None, description="Filled in from <recipe>.lock.json, which `enginepress lock` writes, when the recipe is read."
     )

@@ -23,6 +23,7 @@ from typing import Any
 from enginepress.errors import SourceError, WorkspaceError
 from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
+from enginepress.sources.model_config import read_model_config
 from enginepress.sources.transfer import Download, FileHash, PartialStore, Stopped
 from enginepress.sources.weights import check_weights
 
@@ -71,6 +72,7 @@ def download_checkpoint(
             os.link(_stored(partial_store, file), paths[file.path])
         with _named_by_source(revision, output):
             check_weights(paths)
+            read_model_config(paths["config.json"])
             check_tokenizer(paths["tokenizer.json"])
         sync_folder(output)
         for file in revision.files:

@@ -7,7 +7,7 @@ the hashes are kept, each with what `stat` said of its file, and an unchanged fo
 
 A symbolic link is followed inside the folder only, with one exception: a snapshot in Hugging Face's cache
 (`models--org--name/snapshots/<commit>`) consists of links into the cache's own `blobs` folders, and may be named as it is.
-What is fetched is always a copy, never a link.
+What is fetched is a copy of its own, by reflink where the file system can, and a hard link only on request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,15 +48,23 @@ class LocalSource:
 
     Args:
         folder: absolute.
+        link: take files over by hard link where the file system can. An edit in place then changes both.
         cache: where hashes are kept, or None.
     """
 
     mismatch = ("was changed after it was resolved", "let whoever writes the folder finish, then run again")
 
     def __init__(
-        self, folder: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False, cache: Path | None = None
+        self,
+        folder: Path,
+        *,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+        link: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._link = link
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         self._cache_file = cache / "local" / f"{sha256_hex(str(folder))}.json" if cache is not None else None
 
@@ -94,11 +102,16 @@ class LocalSource:
         return str(self.folder / file.path)
 
     def place(self, revision: Revision, file: RemoteFile, target: Path) -> bool:
-        """Shares the file's blocks where the file system can. See PlacingSource.place."""
-        return _clone(self._readable(file), target)
+        """Shares the file's blocks where the file system can, or links the file on request. See PlacingSource.place."""
+        source = self._readable(file)
+        if self._link:
+            with suppress(OSError):
+                os.link(source, target)
+                return True
+        return _clone(source, target)
 
     def _readable(self, file: RemoteFile) -> Path:
-        source = self._contained(file.path)
+        source = self.contained(file.path)
         if not os.access(source, os.R_OK):
             raise SourceError("may not be read by the user that runs enginepress", where=str(self.folder / file.path))
         return source
@@ -124,7 +137,7 @@ class LocalSource:
             raise SourceError(f"cannot be read: {error.strerror}", where=str(self.folder)) from None
         return sizes
 
-    def _contained(self, path: str) -> Path:
+    def contained(self, path: str) -> Path:
         """The real path of a file of this folder.
 
         Raises:
@@ -157,7 +170,7 @@ class LocalSource:
         return [folder]
 
     def _read_contained(self, path: str) -> bytes:
-        real = self._contained(path)
+        real = self.contained(path)
         try:
             if real.stat().st_size > MAX_READ_BYTES:
                 raise SourceError("is too large for what it should be", where=str(self.folder / path))
@@ -168,7 +181,7 @@ class LocalSource:
     # Hashes -----------------------------------------------------------------------------------------------------------
 
     def _hashed(self, selection: Selection) -> tuple[RemoteFile, ...]:
-        real = {path: self._contained(path) for path in selection.files}
+        real = {path: self.contained(path) for path in selection.files}
         seen = {path: _fingerprint(real[path]) for path in real}
         cached = self._cached()
         known = {path: sha256 for path, (mark, sha256) in cached.items() if seen.get(path) == mark}

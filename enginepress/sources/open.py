@@ -53,10 +53,18 @@ def _open_local(source: Source, rest: str, cache: Path | None) -> CheckpointSour
     folder = Path(rest)
     if not folder.is_absolute():
         raise SourceError(f"{rest!r} is no absolute path", where=f"source.uri: {source.uri}", fix="write file:///folder")
-    return LocalSource(folder, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code, cache=cache)
+    return LocalSource(
+        folder,
+        allow_pickle=source.allow_pickle,
+        trust_remote_code=source.trust_remote_code,
+        link=source.link == "hard",
+        cache=cache,
+    )
 
 
 def _open_hub(source: Source, rest: str, cache: Path | None, http: HttpClient | None) -> CheckpointSource:
+    from enginepress.sources.hub_cache import HubCacheSource, find_snapshot
+    from enginepress.sources.hub_client import is_offline
     from enginepress.sources.huggingface import HuggingFaceSource
 
     repo, at, revision = rest.partition("@")
@@ -66,9 +74,12 @@ def _open_hub(source: Source, rest: str, cache: Path | None, http: HttpClient | 
         raise SourceError(
             f"{revision!r} is no revision", where=f"source.uri: {source.uri}", fix="write a branch, tag or commit after the @"
         )
+    revision = revision or "main"
+    if is_offline() and (snapshot := find_snapshot(repo, revision)) is not None:
+        return HubCacheSource(repo, snapshot, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code)
     return HuggingFaceSource(
         repo,
-        revision or "main",
+        revision,
         token_reference=source.token,
         allow_pickle=source.allow_pickle,
         trust_remote_code=source.trust_remote_code,

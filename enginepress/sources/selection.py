@@ -16,10 +16,11 @@ README does not lead to a new build, a changed licence does.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from enginepress.errors import SourceError
+from enginepress.errors import SourceError, UnsafePathError
 from enginepress.files import check_relative
 from enginepress.sources.weights import INDEX, PICKLE_INDEX, parse_index
 
@@ -36,6 +37,7 @@ TOKENIZER = (
     "chat_template.json",
 )
 MAX_LICENCE_BYTES = 1_000_000
+MAX_NAME_BYTES = 255
 
 _LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY|COPYING)([._-].*)?", re.IGNORECASE)
 _VARIANT = re.compile(r"model\.([A-Za-z0-9_]+)(-\d+-of-\d+)?\.safetensors|model-\d+-of-\d+\.([A-Za-z0-9_]+)\.safetensors")
@@ -74,7 +76,7 @@ def select(
     for path in sizes:
         check_relative(path)
     top = {path for path in sizes if "/" not in path}
-    if not top and not nemo_layout(sizes):
+    if not sizes:
         raise SourceError("has no files", where=where, fix="name the folder or repository that holds config.json and the weights")
     if "config.json" not in top:
         raise SourceError("has no config.json", where=where, fix=_config_fix(sizes))
@@ -84,7 +86,28 @@ def select(
     chosen |= {path for path in top if _LICENCE.fullmatch(path) and sizes[path] < MAX_LICENCE_BYTES}
     if trust_remote_code:
         chosen |= {path for path in top if path.endswith(".py")}
+    _check_names(sizes, chosen, where)
     return Selection(tuple(sorted(chosen)), tuple(sorted(set(sizes) - chosen)))
+
+
+def _check_names(paths: Iterable[str], chosen: Iterable[str], where: str) -> None:
+    """Refuses names that do not fit beside each other into a folder, on whatever file system that is."""
+    listed = set(paths)
+    for path in sorted(listed):
+        parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
+        if clash := next((parent for parent in parents if parent in listed), None):
+            raise UnsafePathError(f"lists {clash!r} as a file and as a folder", where=where)
+    seen: dict[str, str] = {}
+    for path in sorted(chosen):
+        if any(len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")):
+            raise UnsafePathError(f"needs a file whose name has more than {MAX_NAME_BYTES} bytes: {path[:40]!r}…", where=where)
+        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        if other != path:
+            raise UnsafePathError(
+                f"needs both {other!r} and {path!r}, which are one file where case does not count",
+                where=where,
+                fix="rename one of them at the source",
+            )
 
 
 def _config_fix(sizes: Iterable[str]) -> str:

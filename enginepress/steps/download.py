@@ -10,6 +10,7 @@ from enginepress.errors import SourceError, WorkspaceError
 from enginepress.recipe import Recipe
 from enginepress.sources import Revision
 from enginepress.sources.download import download_checkpoint
+from enginepress.sources.model_config import read_model_config
 from enginepress.sources.open import open_source
 from enginepress.sources.seen import demanding, remember_digests
 from enginepress.sources.transfer.hashes import MISMATCH
@@ -58,6 +59,7 @@ def produce_checkpoint(job: Job, revision_digest: str) -> Output:
                 output,
                 partial_store=workspace.path("partial", "checkpoint-files"),
                 progress=progress,
+                bytes_per_second=recipe.source.bandwidth_mb_s and recipe.source.bandwidth_mb_s * 1e6,
             )
         except SourceError as error:
             raise _who_demands(error, recipe, revision, known) from None
@@ -67,6 +69,8 @@ def produce_checkpoint(job: Job, revision_digest: str) -> Output:
             "revision": revision.id,
             "bytes": sum(f.size for f in revision.files),
             "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in files],
+            "model": read_model_config(output / "config.json").to_json(),
+            "code": [f.path for f in files if f.path.endswith(".py")],
         }
 
     done = workspace.produce("checkpoints", revision_digest, work, about=f"download of {recipe.source.uri}")

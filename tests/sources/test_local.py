@@ -142,7 +142,7 @@ def test_read_gives_small_files_of_the_revision_and_no_others(tmp_path: Path) ->
         (lambda f: None, "there is no such folder"),
         (lambda f: f.write_bytes(b"x"), "is a file, not a folder"),
         (lambda f: f.mkdir(), "has no files"),
-        (lambda f: write(f, {"sub/config.json": b"{}"}), "has no files"),
+        (lambda f: write(f, {"sub/config.json": b"{}"}), "has no config.json"),
         (lambda f: write(f, {**checkpoint(), "a\nb": b""}), "not a plain relative path"),
     ],
 )
@@ -284,3 +284,21 @@ def test_resolving_a_folder_imports_neither_huggingface_hub_nor_numpy(tmp_path: 
 def test_the_index_is_part_of_the_revision(tmp_path: Path) -> None:
     revision = _open(write(tmp_path, checkpoint(shards=2))).resolve()
     assert INDEX in [f.path for f in revision.files]
+
+
+def test_a_hard_link_is_made_on_request_only_and_the_bytes_are_compared_all_the_same(tmp_path: Path) -> None:
+    files = checkpoint()
+    folder = write(tmp_path / "m", files)
+    for link, expected in ((False, False), (True, True)):
+        source = open_source(Source(uri=f"file://{folder}", link="hard" if link else "copy"), cache=None)
+        revision = source.resolve()
+        file = next(f for f in revision.files if f.path == "model.safetensors")
+        fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
+        assert (tmp_path / "out").samefile(folder / "model.safetensors") is expected
+        (tmp_path / "out").unlink()
+        write(folder, {"model.safetensors": files["model.safetensors"][:-1] + b"?"})
+        with pytest.raises(SourceError, match="changed after it was resolved"):
+            fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
+        assert not (tmp_path / "out").exists()
+        assert (folder / "model.safetensors").exists()
+        write(folder, files)
