@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from enginepress.errors import RecipeError, SourceError
-from enginepress.files import check_relative, write_atomic
+from enginepress.files import check_relative, explain_os_error, write_atomic
 from enginepress.sources import Algorithm, Digest, RemoteFile, Revision
 
 FORMAT = 1
@@ -59,8 +59,15 @@ def lock_path(recipe: Path) -> Path:
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Writes a lock so that two versions of it differ in the lines that changed."""
-    write_atomic(path, json.dumps(lock.to_json(), indent=1, ensure_ascii=False) + "\n")
+    """Writes a lock so that two versions of it differ in the lines that changed.
+
+    Raises:
+        RecipeError: if the recipe's folder cannot be written.
+    """
+    try:
+        write_atomic(path, json.dumps(lock.to_json(), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise explain_os_error(error, "writing the lock", RecipeError, where=str(path)) from None
 
 
 def read_lock_file(path: Path) -> dict[str, Any] | None:

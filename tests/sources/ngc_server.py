@@ -10,6 +10,7 @@ token that travels along would be seen.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import time
@@ -202,5 +203,9 @@ class NgcServer(FaultyServer):
         if query.get("Signature") != "secret-signature" or float(query.get("Expires", "0")) < time.time():
             return handler.send(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>", {})
         data = self.models[name].versions[version][path]
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return handler.send_data(data, {"ETag": f'"{etag}"'}, self.fault(path))
+        return handler.send_data(data, {"ETag": f'"{_md5(data)}"'}, self.fault(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

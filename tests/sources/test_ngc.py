@@ -203,6 +203,12 @@ def test_a_flipped_bit_of_the_right_size_is_refused(ngc: NgcServer, tmp_path: Pa
 # Bytes ----------------------------------------------------------------------------------------------------------------
 
 
+def test_an_empty_file_is_a_file(ngc: NgcServer, tmp_path: Path) -> None:
+    ngc.add_model("org/team/tiny", {"1": {**checkpoint(), "LICENSE": b""}})
+    source = _open("1")
+    assert _fetch(source, source.resolve(), "LICENSE", tmp_path) == b""
+
+
 @pytest.mark.parametrize(
     "fault",
     [

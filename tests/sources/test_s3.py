@@ -178,6 +178,12 @@ def test_without_versions_an_object_that_was_overwritten_is_refused(parts: int, 
 # Bytes ----------------------------------------------------------------------------------------------------------------
 
 
+def test_an_empty_file_is_a_file(s3: S3Server, tmp_path: Path) -> None:
+    s3.add("bucket", {**checkpoint(), "LICENSE": b""}, prefix=f"{FOLDER}/")
+    source = _open()
+    assert _fetch(source, source.resolve(), "LICENSE", tmp_path) == b""
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -182,6 +182,14 @@ def test_a_folder_must_still_hold_what_was_locked(tmp_path: Path, workspace: Wor
     assert "enginepress lock" in (caught.value.fix or "")
 
 
+def test_a_lock_that_cannot_be_written_is_said(hub: HubServer, tmp_path: Path, workspace: Workspace) -> None:
+    hub.add_repo("org/tiny", checkpoint())
+    path = _recipe(tmp_path, "hf://org/tiny")
+    (tmp_path / "model.lock.json").mkdir()
+    with pytest.raises(RecipeError, match="writing the lock failed"):
+        lock_recipe(path, workspace)
+
+
 # What the lock refuses ------------------------------------------------------------------------------------------------
 
 
