@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.command_line import help_times, up_to_date_times
+from benchmarks.downloads import rows as rows_of_downloads
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
 from benchmarks.outdated import outdated_times
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
@@ -31,6 +32,7 @@ def main() -> None:
     rows = [("what", "measured", "against", "ratio", "wanted")]
     rows += _command_line(arguments)
     rows += _outdated()
+    rows += _downloads(arguments.folder)
     runs = full_runs(RECIPE)
     rows += _full_run(median_run(runs))
     rows += _serving(serving_times(arguments.folder))
@@ -70,6 +72,13 @@ def _outdated() -> list[tuple[str, ...]]:
     return [
         (f"{what}, for the first time", str(times.first), each, "", "at most 10 s, 1 request each"),
         (f"{what}, nothing has moved", str(times.unchanged), each, "", "at most 10 s, 1 request each"),
+    ]
+
+
+def _downloads(folder: Path) -> list[tuple[str, ...]]:
+    return [
+        (what, measured, "see benchmarks/downloads.py", ratio, wanted)
+        for what, measured, ratio, wanted in rows_of_downloads(folder / "downloads", 5)
     ]
 
 

@@ -76,7 +76,7 @@ def select(
     for path in sizes:
         check_relative(path)
     top = {path for path in sizes if "/" not in path}
-    if not sizes:
+    if not top and not nemo_layout(sizes):
         raise SourceError("has no files", where=where, fix="name the folder or repository that holds config.json and the weights")
     if "config.json" not in top:
         raise SourceError("has no config.json", where=where, fix=_config_fix(sizes))

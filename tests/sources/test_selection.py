@@ -191,16 +191,6 @@ def test_no_listed_path_ever_selected_leaves_its_folder(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
-    [["megatron_gpt.nemo", "README.md"], ["weights/common.pt", "context/model.yaml"], ["model_config.yaml", "model_weights/x"]],
-)
-def test_a_nemo_checkpoint_is_called_one(names: list[str]) -> None:
-    with pytest.raises(SourceError, match=r"has no config\.json") as caught:
-        select(dict.fromkeys(names, 1), read=lambda path: b"", where="x")
-    assert "NeMo" in (caught.value.fix or "")
-
-
-@pytest.mark.parametrize(
     "path",
     [
         "../x",
@@ -240,3 +230,13 @@ def test_a_needed_file_with_a_name_of_300_characters_is_refused() -> None:
     files = {**_without("model.safetensors"), INDEX: 9, shard: 9}
     with pytest.raises(UnsafePathError, match="more than 255 bytes"):
         _select(files, {INDEX: _index(shard)})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["megatron_gpt.nemo", "README.md"], ["weights/common.pt", "context/model.yaml"], ["model_config.yaml", "model_weights/x"]],
+)
+def test_a_nemo_checkpoint_is_called_one(names: list[str]) -> None:
+    with pytest.raises(SourceError, match=r"has no config\.json") as caught:
+        select(dict.fromkeys(names, 1), read=lambda path: b"", where="x")
+    assert "NeMo" in (caught.value.fix or "")
