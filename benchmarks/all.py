@@ -15,7 +15,9 @@ from pathlib import Path
 
 from benchmarks import modelopt
 from benchmarks.command_line import help_times, up_to_date_times
+from benchmarks.downloads import rows as rows_of_downloads
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
+from benchmarks.outdated import outdated_times
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,8 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = [("what", "measured", "against", "ratio", "wanted")]
     rows += _command_line(arguments)
+    rows += _outdated()
+    rows += _downloads(arguments.folder)
     runs = full_runs(RECIPE)
     rows += _full_run(median_run(runs))
     rows += _serving(serving_times(arguments.folder))
@@ -60,6 +64,23 @@ def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
             f"{nothing.median / imports.median:.2f}",
             "at most 1.5 s",
         ),
+    ]
+
+
+def _outdated() -> list[tuple[str, ...]]:
+    times = outdated_times()
+    what = f"`enginepress outdated` over {times.sources:,} sources, whole process"
+    each = f"{times.requests_each:g} request a source"
+    return [
+        (f"{what}, for the first time", str(times.first), each, "", "at most 10 s, 1 request each"),
+        (f"{what}, nothing has moved", str(times.unchanged), each, "", "at most 10 s, 1 request each"),
+    ]
+
+
+def _downloads(folder: Path) -> list[tuple[str, ...]]:
+    return [
+        (what, measured, "see benchmarks/downloads.py", ratio, wanted)
+        for what, measured, ratio, wanted in rows_of_downloads(folder / "downloads", 5)
     ]
 
 

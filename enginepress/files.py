@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ from enginepress.canonical import json_digest
 from enginepress.errors import EnginepressError, UnsafePathError
 
 CHUNK_BYTES = 8 * 1024 * 1024
+_HASH_BYTES = 512 * 1024  # stays in the core's cache between reading and hashing
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,21 @@ def walk_files(folder: Path) -> Iterator[str]:
 
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file, read once in large blocks."""
+    """Hex digest of a file, read once."""
     digest = hashlib.new(algorithm)
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK_BYTES):
-            digest.update(block)
+    buffer = memoryview(bytearray(_HASH_BYTES))
+    with open(path, "rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 
 def hash_folder(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file of a folder, hashed."""
-    return tuple(FileEntry(p, (folder / p).stat().st_size, hash_file(folder / p)) for p in walk_files(folder))
+    """Every file of a folder, hashed, a file on each core."""
+    paths = list(walk_files(folder))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        hashes = pool.map(lambda path: hash_file(folder / path), paths)
+        return tuple(FileEntry(p, (folder / p).stat().st_size, sha256) for p, sha256 in zip(paths, hashes, strict=True))
 
 
 def copy_hashed(source: Path, target: Path, *, progress: Callable[[int], None] | None = None) -> tuple[int, str]:
@@ -139,6 +145,26 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_unsynced(path: Path, data: str) -> None:
+    """Writes a file so that readers see the old or the new content, whole, even if we are killed; not if the machine is."""
+    partial = path.with_name(f".{path.name}.new")
+    try:
+        partial.write_text(data, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's content durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

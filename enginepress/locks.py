@@ -12,6 +12,7 @@ two holders by accident cost time and nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -25,16 +26,10 @@ from typing import Any
 
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import explain_os_error
-from enginepress.process import process_start
+from enginepress.process import kernel, process_start
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
-
-
-def _kernel() -> str:
-    """Names this running kernel and pid namespace: within it, a pid and its start time name one process."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
 class Lock:
@@ -88,8 +83,7 @@ class Lock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        holder = self._read()
-        if holder is not None and holder.get("owner") == self._id:
+        if self._is_mine():
             self.path.unlink(missing_ok=True)
 
     def _content(self) -> str:
@@ -98,7 +92,7 @@ class Lock:
             {
                 "owner": self._id,
                 "host": socket.gethostname(),
-                "kernel": _kernel(),
+                "kernel": kernel(),
                 "pid": me,
                 "start": process_start(me),
                 "beat": self._beat,
@@ -107,31 +101,54 @@ class Lock:
         )
 
     def _try_take(self) -> bool:
-        """A hard link onto a free name is atomic on every file system, NFS included."""
+        """A hard link onto a free name is atomic on every file system that has links, NFS included.
+
+        Over NFS the answer to a link that was made may be lost, and the repeated request then says that the name is taken: by
+        ourselves. Where there are no links (SMB, some FUSE mounts), a file that only one can create does as well.
+        """
         partial = self.path.with_name(f".{self.path.name}.{self._id}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(self._content())
-            os.link(partial, self.path)
-        except FileExistsError:
-            return False
+            try:
+                os.link(partial, self.path)
+            except FileExistsError:
+                return self._is_mine()
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                return self._create()
         except OSError as error:
             raise explain_os_error(error, "taking a lock", WorkspaceError, where=str(self.path)) from None
         finally:
             partial.unlink(missing_ok=True)
         return True
 
-    def _read(self) -> dict[str, Any] | None:
+    def _create(self) -> bool:
+        """Without hard links. Whoever reads before the content is there sees an unknown holder, and waits."""
         try:
-            data: dict[str, Any] = json.loads(self.path.read_text())
-            return data
+            with open(self.path, "x") as stream:
+                stream.write(self._content())
+        except FileExistsError:
+            return False
+        return True
+
+    def _is_mine(self) -> bool:
+        holder = self._read()
+        return holder is not None and holder.get("owner") == self._id
+
+    def _read(self) -> dict[str, Any] | None:
+        """The holder; None if there is none, empty if nobody can tell."""
+        try:
+            data = json.loads(self.path.read_text())
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError:
+        except (OSError, ValueError):  # over NFS, a file that was replaced while it was read is a stale handle
             return {}
+        return data if isinstance(data, dict) else {}
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
-        return holder.get("kernel") == _kernel() and process_start(int(holder["pid"])) != holder.get("start")
+        return holder.get("kernel") == kernel() and process_start(int(holder.get("pid") or 0)) != holder.get("start")
 
     def _break(self, holder: dict[str, Any]) -> None:
         """Moves a dead holder's file aside, unless somebody else was faster."""
@@ -153,9 +170,8 @@ class Lock:
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            holder = self._read()
-            if holder is None or holder.get("owner") != self._id:
-                return
+            if not self._is_mine():
+                return  # somebody took over while this machine was asleep
             self._beat += 1
             partial = self.path.with_name(f".{self.path.name}.{self._id}")
             try:

@@ -8,6 +8,7 @@ process that runs the pipeline (a shell stands between them), so it watches that
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import select
 import signal
@@ -87,6 +88,13 @@ def process_start(pid: int) -> str | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]
+
+
+@functools.cache
+def kernel() -> str:
+    """Names this running kernel and pid namespace: within it, a pid and its start time name one process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
 
 
 def identity() -> str:

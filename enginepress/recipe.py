@@ -54,6 +54,7 @@ def _channel_name(value: str) -> str:
     return value
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$"), AfterValidator(_channel_name)]
@@ -67,12 +68,34 @@ class Source(_Section):
     """Where the checkpoint comes from."""
 
     uri: str = Field(
-        description="hf://org/name[@revision] or file:///folder (file://relative is taken from the recipe's folder).",
+        description="hf://org/name[@revision], ngc://org[/team]/name[:version], s3://bucket/folder, or file:///folder "
+        "(file://relative is taken from the recipe's folder).",
         pattern=r"^(hf|ngc|s3|file)://.+",
     )
-    token: SecretReference | None = Field(None, description="Environment reference, as ${NAME}. HF_TOKEN is used by itself.")
+    token: SecretReference | None = Field(
+        None, description="Environment reference, as ${NAME}. HF_TOKEN and NGC_API_KEY are used by themselves."
+    )
     allow_pickle: bool = Field(False, description="Accept checkpoints in pickle files, which can run code when they are read.")
     trust_remote_code: bool = Field(False, description="Let the checkpoint's own Python code be downloaded and run.")
+    digests: dict[str, Sha256] = Field(
+        default_factory=dict, description="sha256 that files must have, by path, on top of what the source publishes."
+    )
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://.+", description="s3: the server's address. Default: AWS_ENDPOINT_URL, else Amazon."
+    )
+    region: str | None = Field(None, min_length=1, description="s3: default: what boto3 finds, else us-east-1.")
+    path_style: bool = Field(
+        False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
+    )
+    ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
+    link: Literal["copy", "hard"] = Field(
+        "copy",
+        description="file: `hard` takes files over by hard link where it can; an edit in place then changes the workspace too.",
+    )
+    bandwidth_mb_s: float | None = Field(None, gt=0, description="Cap on a download's bandwidth, megabytes a second.")
+    lock: dict[str, Any] | None = Field(
+        None, description="Filled in from <recipe>.lock.json, which `enginepress lock` writes, when the recipe is read."
+    )
 
 
 class Limits(_Section):

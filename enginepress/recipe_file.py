@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from enginepress.canonical import json_digest, parameter_json
 from enginepress.errors import RecipeError
 from enginepress.files import hash_file
+from enginepress.lockfile import lock_path, parse_lock, read_lock_file
 from enginepress.recipe import Calibration, Recipe
 from enginepress.serving.reference import read_reference
 
@@ -49,11 +50,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_recipe(path: Path, *, need_reference: bool = True) -> Recipe:
-    """The recipe in a YAML file.
+def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True) -> Recipe:
+    """The recipe in a YAML file, with the lock that lies beside it.
 
     Args:
         need_reference: False for what does not gate: the recipe then has no reference, and its file need not exist yet.
+        locked: False to leave the lock out.
 
     Raises:
         RecipeError: naming the file, the line, the field and the nearest known key.
@@ -68,14 +70,43 @@ def load_recipe(path: Path, *, need_reference: bool = True) -> Recipe:
         raise RecipeError("is not UTF-8 text, so it is no recipe", where=str(path)) from None
     try:
         data = yaml.load(text, Loader=_Loader)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except RecipeError as error:
         raise RecipeError(error.message, where=str(path), fix="write each key once, and each value out") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {_yaml_problem(error)}", where=str(path)) from None
     except RecursionError:
         raise RecipeError("is nested too deeply to be a recipe", where=str(path)) from None
-    return _validated(data, where=str(path), folder=path.resolve().parent, root=root, need_reference=need_reference)
+    recipe = _validated(data, where=str(path), folder=path.resolve().parent, text=text, need_reference=need_reference)
+    return _with_lock(recipe, written_uri(data), lock_path(path)) if locked else recipe
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a YAML file has the keys that every recipe has, however wrong it may be otherwise."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_BYTES else ""
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("name", "source", "stores"))
+
+
+def written_uri(data: Mapping[str, Any]) -> str:
+    """`source.uri` as the YAML has it: a lock names it like that, so that recipe and lock can move together."""
+    source = data["source"]
+    return str(source if isinstance(source, str) else source["uri"])
+
+
+def _with_lock(recipe: Recipe, uri: str, path: Path) -> Recipe:
+    data = read_lock_file(path)
+    if data is None:
+        return recipe
+    lock = parse_lock(data, where=str(path))
+    choices = {"allow_pickle": recipe.source.allow_pickle, "trust_remote_code": recipe.source.trust_remote_code}
+    if lock.uri != uri or lock.choices != choices:
+        what = f"of {lock.uri}, not of {uri}" if lock.uri != uri else "of other allow_pickle or trust_remote_code"
+        raise RecipeError(f"is a lock {what}", where=str(path), fix="write it anew with `enginepress lock RECIPE`, or remove it")
+    if recipe.source.uri.startswith("file://"):
+        data = {**data, "source": recipe.source.uri}
+    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"lock": data})})
 
 
 def named_reference(path: Path) -> Path:
@@ -125,7 +156,7 @@ def recipe_from_json(text: str, digest: str) -> Recipe:
             "the recipe was changed on its way to this step: its digest is not the one that was sent",
             fix="submit the recipe again with `enginepress run` or `enginepress submit`",
         )
-    return _validated(data, where="recipe", folder=None, root=None)
+    return _validated(data, where="recipe", folder=None, text=None)
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -133,7 +164,7 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
-def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | None, need_reference: bool = True) -> Recipe:
+def _validated(data: Any, *, where: str, folder: Path | None, text: str | None, need_reference: bool = True) -> Recipe:
     if not isinstance(data, dict):
         raise RecipeError("is no recipe: it must be a mapping with keys such as name, source and stores", where=where)
     problems = [*_misplaced_references(data)]
@@ -142,6 +173,8 @@ def _validated(data: Any, *, where: str, folder: Path | None, root: yaml.Node | 
     except ValidationError as error:
         problems += [(tuple(e["loc"]), _explain(e)) for e in error.errors()]
     if problems:
+        # Only what is wrong is looked up in the text: parsing it a second time takes longer than all of the rest.
+        root = yaml.compose(text, Loader=yaml.SafeLoader) if text is not None else None
         lines = [f"{_field(loc)}{_line(root, loc)}: {text}" for loc, text in problems]
         message = lines[0] if len(lines) == 1 else f"{len(lines)} things are wrong:\n  " + "\n  ".join(lines)
         raise RecipeError(message, where=where, fix="`enginepress schema` prints every field with its meaning")
@@ -243,7 +276,7 @@ def _misplaced_references(data: Mapping[str, Any]) -> Iterator[tuple[tuple[int |
         if isinstance(value, str) and re.search(r"\$\{\w+\}", value) and loc not in SECRET_FIELDS:
             fields = ", ".join(sorted(".".join(f) for f in SECRET_FIELDS))
             yield loc, f"environment references are for secrets only ({fields}); write the value itself"
-        elif isinstance(value, dict) and loc != ("checks", "reference"):
+        elif isinstance(value, dict) and loc not in (("checks", "reference"), ("source", "lock")):
             for key, item in value.items():
                 yield from walk(item, (*loc, str(key)))
         elif isinstance(value, list) and loc != ("checks", "prompts"):

@@ -17,6 +17,8 @@ COMMANDS = {
     "run": "enginepress.cli.run",
     "plan": "enginepress.cli.plan",
     "releases": "enginepress.cli.releases",
+    "lock": "enginepress.cli.lock",
+    "outdated": "enginepress.cli.outdated",
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
     "serve": "enginepress.cli.serve",

@@ -1,10 +1,10 @@
-"""Brings a whole checkpoint onto this disk. A killed download loses only the files that were not finished.
+"""Brings a whole checkpoint onto this disk. A killed download goes on where it was.
 
-    <partial store>/<digest>                                a complete, verified file
-                    <digest>.<revision>-<random>.part       being written, or left by a killed process
+    <partial store>/<digest>                    a complete, verified file
+                    <digest>.<owner>.part       being written, or left by a killed process (see transfer.partial)
 
 Each file is fetched into the store under the digest that its source published and gets its plain name there once it is
-verified and synced. When all are there, they are linked into the output, the checkpoint is checked as a whole, and the
+verified. When all are there, they are synced and linked into the output, the checkpoint is checked as a whole, and the
 store's names are removed. The next attempt hashes what it finds in the store before it is used.
 """
 
@@ -15,31 +15,43 @@ import json
 import os
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from enginepress.errors import SourceError, WorkspaceError
-from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_folder
+from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
-from enginepress.sources.transfer import FileHash
+from enginepress.sources.model_config import read_model_config
+from enginepress.sources.transfer import Download, FileHash, PartialStore, Stopped
 from enginepress.sources.weights import check_weights
 
-AT_ONCE = 4
-"""Files fetched at the same time."""
+AT_ONCE = 8
+"""Files fetched at the same time. Their streams are limited together (transfer.fetch.Download)."""
+
+SYNCED_AT_ONCE = 16
 
 CheckpointProgress = Callable[[str, int, int], None]
 """Called with a file's path, its bytes so far and its size; from several threads, one at a time."""
 
 
 def download_checkpoint(
-    source: CheckpointSource, revision: Revision, output: Path, *, partial_store: Path, progress: CheckpointProgress
+    source: CheckpointSource,
+    revision: Revision,
+    output: Path,
+    *,
+    partial_store: Path,
+    progress: CheckpointProgress,
+    **settings: Any,
 ) -> tuple[FileEntry, ...]:
     """Fetches all files of a revision into `output`, which exists and is empty.
 
     The caller makes sure that nobody else downloads the same revision through the same store. Store and output are on one
     file system.
+
+    Args:
+        settings: of transfer.fetch.Download, such as `bytes_per_second`.
 
     Returns:
         The files of the checkpoint, sorted by path.
@@ -50,15 +62,17 @@ def download_checkpoint(
     """
     try:
         partial_store.mkdir(parents=True, exist_ok=True)
-        for leftover in partial_store.glob(f"*.{revision.digest[:16]}-*.part"):
-            leftover.unlink(missing_ok=True)
-        _check_space(revision, partial_store)
-        hashes = _Download(source, revision, partial_store, progress).run()
+        store = PartialStore(partial_store)
+        _check_space(revision, store)
+        download = Download(source, revision, store, **settings)
+        hashes = _Checkpoint(download, progress).run()
+        _sync({_stored(partial_store, file) for file in revision.files})
         paths = {file.path: contained_path(output, file.path) for file in revision.files}
         for file in revision.files:
             os.link(_stored(partial_store, file), paths[file.path])
         with _named_by_source(revision, output):
             check_weights(paths)
+            read_model_config(paths["config.json"])
             check_tokenizer(paths["tokenizer.json"])
         sync_folder(output)
         for file in revision.files:
@@ -104,22 +118,16 @@ def check_tokenizer(path: Path) -> None:
         raise SourceError(f"cannot be loaded by tokenizers: {error}", where=str(path), fix=fix) from None
 
 
-class _Stopped(Exception):
-    """Another file failed, so this one is given up."""
-
-
-class _Download:
+class _Checkpoint:
     """The files of one revision on their way into the store."""
 
-    def __init__(self, source: CheckpointSource, revision: Revision, store: Path, progress: CheckpointProgress) -> None:
-        self._source = source
-        self._revision = revision
-        self._store = store
+    def __init__(self, download: Download, progress: CheckpointProgress) -> None:
+        self._download = download
+        self._store = download.store.folder
         self._progress = progress
         self._report = threading.Lock()
-        self._stop = threading.Event()
         # Two paths of a checkpoint may be the same bytes: they are fetched once.
-        self._names: Mapping[str, RemoteFile] = {file.digest.value: file for file in revision.files}
+        self._names: Mapping[str, RemoteFile] = {file.digest.value: file for file in download.revision.files}
         self._done: dict[str, int] = {}
 
     def run(self) -> dict[str, str]:
@@ -130,28 +138,24 @@ class _Download:
             try:
                 done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
             finally:
-                self._stop.set()
+                self._download.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
-            future.result()  # raises what made the others stop
-        return {file.path: futures[file.digest.value].result() for file in self._revision.files}
+            if not isinstance(future.exception(), Stopped):
+                future.result()  # raises what made the others stop
+        return {file.path: futures[file.digest.value].result() for file in self._download.revision.files}
 
     def _obtain(self, file: RemoteFile) -> str:
+        if self._download.stop.is_set():
+            raise Stopped
         stored = _stored(self._store, file)
         if stored.exists():
             sha256 = self._verified(file, stored)
             if sha256 is not None:
                 return sha256
             stored.unlink()
-        part = stored.with_name(f"{stored.name}.{self._revision.digest[:16]}-{uuid.uuid4().hex[:8]}.part")
-        try:
-            self._tell(file, 0)
-            sha256 = self._source.fetch(self._revision, file, part, lambda count: self._tell(file, count))
-            os.rename(part, stored)
-            sync_folder(self._store)
-        finally:
-            part.unlink(missing_ok=True)
-        return sha256
+        self._tell(file, 0)
+        return self._download.fetch(file, stored, lambda count: self._tell(file, count))
 
     def _verified(self, file: RemoteFile, stored: Path) -> str | None:
         """sha256 of what an earlier attempt finished, or None if it has been damaged since."""
@@ -159,33 +163,35 @@ class _Download:
         with open(stored, "rb") as stream:
             while block := stream.read(CHUNK_BYTES):
                 hashes.update(block)
-                self._tell(file, len(block))
-        try:
-            hashes.check(file.path)
-        except SourceError:
-            self._done.pop(file.path, None)
+        if not hashes.matches():
             return None
+        self._tell(file, file.size)
         return hashes.sha256
 
     def _tell(self, file: RemoteFile, count: int) -> None:
-        """Passes progress on; this is also where a file learns that it is no longer wanted."""
-        if self._stop.is_set():
-            raise _Stopped
         with self._report:
             self._done[file.path] = self._done.get(file.path, 0) + count
             self._progress(file.path, self._done[file.path], file.size)
+
+
+def _sync(paths: Iterable[Path]) -> None:
+    """Makes files durable. Several at a time: the file system then writes its journal once for many."""
+    with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+        for _ in pool.map(sync_file, paths):
+            pass
 
 
 def _stored(store: Path, file: RemoteFile) -> Path:
     return store / file.digest.value
 
 
-def _check_space(revision: Revision, store: Path) -> None:
-    missing = {f.digest.value: f.size for f in revision.files if not _stored(store, f).exists()}
-    need, free = sum(missing.values()), shutil.disk_usage(store).free
+def _check_space(revision: Revision, store: PartialStore) -> None:
+    folder = store.folder
+    missing = {f.digest.value: f.size - store.bytes_left(f) for f in revision.files if not _stored(folder, f).exists()}
+    need, free = sum(missing.values()), shutil.disk_usage(folder).free
     if need > free:
         raise WorkspaceError(
             f"there is not enough space for the checkpoint: {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free",
-            where=str(store),
+            where=str(folder),
             fix="free some space, or name another workspace",
         )

@@ -1,10 +1,12 @@
-"""HTTP requests to a Hugging Face hub, by huggingface_hub's session and its identity.
+"""Requests to a Hugging Face hub, with the identity that huggingface_hub knows.
 
-huggingface_hub 0.34 has a session of requests, 1.x of httpx and 2.x of httpx2; the few lines that differ are here. Its own
-download is not used: it checks sizes only. Its `build_hf_headers` is not used either, since that may ask the hub for a
-list of agents before the first real request.
+huggingface_hub's own download is not used: it checks sizes only and begins an interrupted file anew. Its `build_hf_headers`
+is not used either, since that may ask the hub for a list of agents before the first real request.
 
-No message holds a token: not the header's value, not the user part of an address, not the query of a signed redirect.
+Large files lie elsewhere, also those that are kept by Xet: the hub redirects to a signed address of its storage, or of the
+bridge before it. That address is kept for the file's other parts, which spares the hub a request each, and asked for again
+when it has expired. The token goes to the hub only. No message holds a token, the user part of an address, or the query of
+a signed one.
 """
 
 from __future__ import annotations
@@ -12,22 +14,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import enginepress
 from enginepress.errors import RecipeError, SourceError
-from enginepress.sources.transfer import Body, Interrupted
+from enginepress.sources import Body, Interrupted
+from enginepress.sources.asking import ask_patiently, parse_json, read_whole
+from enginepress.sources.transfer.http import TIMEOUT_SECONDS, Answer, HttpClient, public_address
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-TIMEOUT_SECONDS = 30.0
-MAX_WAIT_SECONDS = 60.0
 MAX_JSON_BYTES = 256 * 1024 * 1024
-_BLOCK = 64 * 1024
+SIGNED_SECONDS = 600.0
+"""So long the signed address of a file is used again, if it does not expire earlier."""
 
 
 def endpoint_from_environment() -> str:
@@ -36,12 +39,6 @@ def endpoint_from_environment() -> str:
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
         raise SourceError(f"{public_address(endpoint)!r} is no http address", where="HF_ENDPOINT", fix="set it, or unset it")
     return endpoint
-
-
-def public_address(url: str) -> str:
-    """An address fit to be shown: without user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class HubClient:
@@ -63,15 +60,18 @@ class HubClient:
         token_reference: str | None = None,
         pauses: Sequence[float] = (0.5, 1.0, 2.0),
         timeout: float = TIMEOUT_SECONDS,
+        http: HttpClient | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.repo = repo
         self.page = f"{public_address(endpoint)}/{repo}"
         self._token_reference = token_reference
         self._pauses = pauses
-        self._timeout = timeout
-        self._headers: dict[str, str] | None = None
+        self.http = http or HttpClient(f"enginepress/{enginepress.__version__}", timeout=timeout)
         self._token: str | None = None
+        self._private: dict[str, str] | None = None
+        self._signed: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
 
     def json(self, route: str, revision: str, **query: str) -> Any:
         """The answer of `/api/models/<repo>/<route>/<revision>`.
@@ -92,17 +92,64 @@ class HubClient:
                 fix="check HF_ENDPOINT, and whether a proxy stands between",
             ) from None
 
+    def commit(self, revision: str, etag: str | None = None) -> tuple[str | None, str | None]:
+        """The commit that a branch or tag means now, and the answer's ETag, for one small request.
+
+        Args:
+            etag: of an earlier answer. If nothing has changed since, this is (None, etag).
+        """
+        address = f"{self.endpoint}/api/models/{self.repo}/revision/{quote(revision, safe='')}?expand=sha"
+        headers = {} if etag is None else {"if-none-match": etag}
+
+        def attempt() -> tuple[Any, str | None]:
+            with self.http.get(address, headers, private=self._identity()) as answer:
+                if answer.status == 304 and etag is not None:
+                    return None, etag
+                if answer.status >= 400:
+                    raise self._refusal(answer, revision, address)
+                raw = read_whole(answer, where=public_address(address))
+                return parse_json(raw, where=public_address(address), fix="check HF_ENDPOINT"), answer.header("etag") or None
+
+        data, new = ask_patiently(
+            attempt,
+            pauses=self._pauses,
+            failed=lambda error: SourceError(
+                f"the hub could not be asked: {error}", where=public_address(address), fix="check the network and HF_ENDPOINT"
+            ),
+        )
+        if data is None:
+            return None, new
+        commit = data.get("sha") if isinstance(data, dict) else None
+        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise SourceError("the hub's answer names no commit", where=public_address(address), fix="check HF_ENDPOINT")
+        return commit, new
+
     @contextmanager
-    def file(self, commit: str, path: str, offset: int) -> Iterator[Body]:
-        """The bytes of a file from `offset` on.
+    def file(self, commit: str, path: str, start: int, stop: int, size: int) -> Iterator[Body]:
+        """Bytes `start` to `stop` of a file of this size.
 
         Raises:
             Interrupted: if another try may help.
             SourceError: if it will not.
         """
         address = f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(path)}"
-        with self._get(address, commit, offset) as body:
+        span = None if (start, stop) == (0, size) else (start, stop)
+        signed = self._known_address(address)
+        if signed is not None:
+            with self.http.get(signed, span=span) as answer:
+                if answer.status < 400 or _may_pass(answer.status):
+                    yield self._body(answer, span, commit, address)
+                    return
+            self._signed.pop(address, None)
+        with self._get(address, span) as answer:
+            body = self._body(answer, span, commit, address)
+            if urlsplit(answer.url).netloc != urlsplit(self.endpoint).netloc:
+                self._signed[address] = (answer.url, time.monotonic())
             yield body
+
+    def _known_address(self, address: str) -> str | None:
+        found = self._signed.get(address)
+        return found[0] if found is not None and time.monotonic() - found[1] < SIGNED_SECONDS else None
 
     # One request ------------------------------------------------------------------------------------------------------
 
@@ -121,55 +168,40 @@ class HubClient:
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, address: str, revision: str) -> bytes:
-        with self._get(address, revision, 0) as body:
+        with self._get(address, None) as answer:
             raw = bytearray()
-            for block in body.blocks:
+            for block in self._body(answer, None, revision, address).blocks:
                 raw += block
                 if len(raw) > MAX_JSON_BYTES:
                     raise SourceError(f"answers with more than {MAX_JSON_BYTES:,} bytes", where=public_address(address))
+            length = answer.header("content-length")
+            if length.isdigit() and int(length) != len(raw):
+                raise Interrupted("the answer ended early")
             return bytes(raw)
 
     @contextmanager
-    def _get(self, address: str, revision: str, offset: int) -> Iterator[Body]:
-        headers = {**self._identity(), "accept-encoding": "identity"}
-        if offset:
-            headers["range"] = f"bytes={offset}-"
-        failures = _failures()
-        with ExitStack() as stack:
-            try:
-                status, answer, blocks = stack.enter_context(_open(address, headers, self._timeout))
-            except failures as error:
-                raise Interrupted(self._describe(error)) from None
-            if status >= 400:
-                raise self._refusal(status, answer, revision, address)
-            if answer.get("content-encoding", "identity") != "identity":
-                raise Interrupted("the server sent a compressed answer although it was asked not to")
-            # Errors of whoever reads the body, such as a full disk, pass through here untouched.
-            yield Body(_start(status, answer, offset), self._blocks(blocks, failures))
+    def _get(self, address: str, span: tuple[int, int] | None) -> Iterator[Answer]:
+        with self.http.get(address, span=span, private=self._identity()) as answer:
+            yield answer
 
-    def _blocks(self, blocks: Iterator[bytes], failures: tuple[type[Exception], ...]) -> Iterator[bytes]:
-        try:
-            yield from blocks
-        except failures as error:
-            raise Interrupted(self._describe(error)) from None
+    def _body(self, answer: Answer, span: tuple[int, int] | None, revision: str, address: str) -> Body:
+        if answer.status >= 400:
+            raise self._refusal(answer, revision, address)
+        return answer.body(span)
 
     def _identity(self) -> dict[str, str]:
         """Who is asking. The token is looked up when it is first needed."""
-        if self._headers is None:
-            if _is_offline():
-                raise SourceError(
-                    "the hub may not be asked: HF_HUB_OFFLINE is set",
-                    where=self.page,
-                    fix="unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or name a downloaded copy by file://",
-                )
-            self._token = self._find_token()
-            import huggingface_hub
-
-            agent = f"enginepress/{enginepress.__version__}; hf_hub/{huggingface_hub.__version__}"
-            self._headers = {"user-agent": agent}
-            if self._token is not None:
-                self._headers["authorization"] = f"Bearer {self._token}"
-        return self._headers
+        with self._lock:
+            if self._private is None:
+                if is_offline():
+                    raise SourceError(
+                        "the hub may not be asked: HF_HUB_OFFLINE is set, and its cache does not have this",
+                        where=self.page,
+                        fix="unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or name a downloaded copy by file://",
+                    )
+                self._token = self._find_token()
+                self._private = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
+            return self._private
 
     def _find_token(self) -> str | None:
         if self._token_reference is None:
@@ -189,23 +221,12 @@ class HubClient:
 
     # What went wrong --------------------------------------------------------------------------------------------------
 
-    def _describe(self, error: Exception) -> str:
-        """A failed request in words, without anything secret that a library put into its message."""
-        kind = type(error).__name__
-        if "Timeout" in kind:
-            return f"no answer within {self._timeout:g} s"
-        text = " ".join(str(error).split())
-        text = re.sub(r"\w+://\S+", lambda match: public_address(match[0]), text)
-        if self._token is not None:
-            text = text.replace(self._token, "***")
-        return f"{text or 'the connection broke'} ({kind})"
-
-    def _refusal(self, status: int, answer: Any, revision: str, address: str) -> Exception:
+    def _refusal(self, answer: Answer, revision: str, address: str) -> Exception:
         """The error for an answer of 400 and more. The hub says in a header what it means."""
-        code = answer.get("x-error-code", "")
-        if status in (408, 425, 429) or status >= 500:
+        status, code = answer.status, answer.header("x-error-code")
+        if _may_pass(status):
             problem = "it asks for fewer requests (429)" if status == 429 else f"it answers with status {status}"
-            return Interrupted(problem, wait=_retry_after(answer))
+            return Interrupted(problem, wait=answer.retry_after)
         if code == "GatedRepo":
             return self._gated(status)
         if status == 416:
@@ -218,7 +239,7 @@ class HubClient:
             )
         if code == "EntryNotFound":
             return SourceError("is not in the repository at this commit", where=public_address(address))
-        if status == 401 and "invalid credentials" in answer.get("x-error-message", "").lower():
+        if status == 401 and "invalid credentials" in answer.header("x-error-message").lower():
             return SourceError("the hub does not know this token", where=self.page, fix=self._token_fix("replace the token"))
         if status in (401, 404):
             fix = "check the name" + ("" if self._token else "; if it is private, " + self._token_fix("give a token"))
@@ -247,52 +268,10 @@ class HubClient:
         return f"{what} in {self._token_reference[2:-1] if self._token_reference else 'HF_TOKEN'}"
 
 
-# What differs between versions of huggingface_hub ---------------------------------------------------------------------
-
-
-def _session() -> Any:
-    from huggingface_hub import utils
-
-    hub: Any = utils
-    return hub.get_session()
-
-
-@contextmanager
-def _open(address: str, headers: dict[str, str], timeout: float) -> Iterator[tuple[int, Any, Iterator[bytes]]]:
-    """Status, headers and body of an answer, redirects followed; the token goes to no other host."""
-    session = _session()
-    if callable(getattr(session, "stream", None)):
-        with session.stream("GET", address, headers=headers, timeout=timeout, follow_redirects=True) as response:
-            yield response.status_code, response.headers, response.iter_raw()
-    else:
-        with session.get(address, headers=headers, timeout=timeout, stream=True) as response:
-            yield response.status_code, response.headers, response.iter_content(_BLOCK)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What the session raises when a connection fails."""
-    package: Any = sys.modules[type(_session()).__module__.partition(".")[0]]
-    return (getattr(package, "RequestException", None) or package.HTTPError, getattr(package, "InvalidURL", OSError), OSError)
-
-
-def _is_offline() -> bool:
+def is_offline() -> bool:
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-# Headers --------------------------------------------------------------------------------------------------------------
-
-
-def _start(status: int, answer: Any, offset: int) -> int:
-    """Where the body begins."""
-    if status != 206:
-        return 0
-    match = re.match(r"bytes (\d+)-", answer.get("content-range", ""))
-    if match is None or int(match[1]) != offset:
-        raise Interrupted("the server sent another part of the file than the one it was asked for")
-    return offset
-
-
-def _retry_after(answer: Any) -> float | None:
-    value = answer.get("retry-after", "")
-    return min(float(value), MAX_WAIT_SECONDS) if re.fullmatch(r"\d{1,6}", value) else None
+def _may_pass(status: int) -> bool:
+    return status in (408, 425, 429) or status >= 500

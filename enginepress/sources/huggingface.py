@@ -11,24 +11,22 @@ Files of LFS are verified against their published sha256, all others against git
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
 from enginepress.files import check_relative, write_atomic
-from enginepress.sources import Digest, Progress, RemoteFile, Revision
-from enginepress.sources.hub_client import HubClient, endpoint_from_environment, public_address
+from enginepress.sources import Body, Digest, RemoteFile, Revision
+from enginepress.sources.hub_client import HubClient, endpoint_from_environment
 from enginepress.sources.selection import select
-from enginepress.sources.transfer import PAUSES, receive
+from enginepress.sources.transfer import PAUSES, HttpClient, public_address, read_file
 
 CACHE_FORMAT = 1
-MAX_READ_BYTES = 64 * 1024 * 1024
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -54,6 +52,7 @@ class HuggingFaceSource:
         trust_remote_code: bool = False,
         cache: Path | None = None,
         pauses: Sequence[float] = PAUSES,
+        http: HttpClient | None = None,
     ) -> None:
         self.repo = repo
         self.revision = revision
@@ -61,7 +60,7 @@ class HuggingFaceSource:
         self._cache = cache
         self._pauses = pauses
         self._endpoint = endpoint_from_environment()
-        self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3])
+        self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3], http=http)
 
     @property
     def uri(self) -> str:
@@ -83,6 +82,10 @@ class HuggingFaceSource:
         self._remember(revision)
         return revision
 
+    def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
+        """See PeekingSource. A commit is what it is: nobody is asked."""
+        return (self.revision, None) if _COMMIT.fullmatch(self.revision) else self._client.commit(self.revision, etag)
+
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
         file = next((f for f in revision.files if f.path == path), None)
@@ -90,33 +93,17 @@ class HuggingFaceSource:
             raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
         return self._read(revision.id, file)
 
-    def fetch(self, revision: Revision, file: RemoteFile, target: Path, progress: Progress) -> str:
-        """One file, hashed while it arrives and resumed when the connection breaks. See CheckpointSource.fetch."""
-        with open(target, "xb") as out:
-            try:
-                sha256 = self._receive(revision.id, file, out, progress)
-                out.flush()
-                os.fsync(out.fileno())
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
-        return sha256
+    def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> AbstractContextManager[Body]:
+        """Bytes of one file at its commit. See CheckpointSource.open_range."""
+        return self._client.file(revision.id, file.path, start, stop, file.size)
+
+    def where(self, revision: Revision, file: RemoteFile) -> str:
+        return f"{self.uri}@{revision.id[:12]}/{file.path}"
 
     def _read(self, commit: str, file: RemoteFile) -> bytes:
-        if file.size > MAX_READ_BYTES:
-            raise SourceError(f"has {file.size:,} bytes, too many for what it should be", where=f"{self.uri}/{file.path}")
-        out = io.BytesIO()
-        self._receive(commit, file, out, lambda count: None)
-        return out.getvalue()
-
-    def _receive(self, commit: str, file: RemoteFile, out: Any, progress: Progress) -> str:
-        return receive(
-            file,
-            lambda offset: self._client.file(commit, file.path, offset),
-            out,
-            where=f"{self.uri}@{commit[:12]}/{file.path}",
-            progress=progress,
-            pauses=self._pauses,
+        where = f"{self.uri}@{commit[:12]}/{file.path}"
+        return read_file(
+            file, lambda a, b: self._client.file(commit, file.path, a, b, file.size), where=where, pauses=self._pauses
         )
 
     # What the hub says about a commit ---------------------------------------------------------------------------------

@@ -7,29 +7,30 @@ the hashes are kept, each with what `stat` said of its file, and an unchanged fo
 
 A symbolic link is followed inside the folder only, with one exception: a snapshot in Hugging Face's cache
 (`models--org--name/snapshots/<commit>`) consists of links into the cache's own `blobs` folders, and may be named as it is.
-What is fetched is always a copy, never a link.
+What is fetched is a copy of its own, by reflink where the file system can, and a hard link only on request.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from enginepress.canonical import sha256_hex
 from enginepress.errors import SourceError, UnsafePathError
-from enginepress.files import CHUNK_BYTES, check_relative, copy_hashed, hash_file, write_atomic
-from enginepress.sources import Digest, Progress, RemoteFile, Revision
+from enginepress.files import CHUNK_BYTES, check_relative, hash_file, write_atomic
+from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.selection import Selection, select
+from enginepress.sources.transfer.hashes import FileHash
 from enginepress.sources.weights import check_weights
 
 CACHE_FORMAT = 1
@@ -47,13 +48,23 @@ class LocalSource:
 
     Args:
         folder: absolute.
+        link: take files over by hard link where the file system can. An edit in place then changes both.
         cache: where hashes are kept, or None.
     """
 
+    mismatch = ("was changed after it was resolved", "let whoever writes the folder finish, then run again")
+
     def __init__(
-        self, folder: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False, cache: Path | None = None
+        self,
+        folder: Path,
+        *,
+        allow_pickle: bool = False,
+        trust_remote_code: bool = False,
+        link: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._link = link
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         self._cache_file = cache / "local" / f"{sha256_hex(str(folder))}.json" if cache is not None else None
 
@@ -85,33 +96,35 @@ class LocalSource:
         if file is None:
             raise SourceError("is not among the files that a build needs", where=str(self.folder / path))
         data = self._read_contained(path)
-        self._compare(file, len(data), sha256_hex(data))
+        hashes = FileHash(file)
+        hashes.update(data)
+        hashes.check(self.where(revision, file), self.mismatch)
         return data
 
-    def fetch(self, revision: Revision, file: RemoteFile, target: Path, progress: Progress) -> str:
-        """A copy of one file: without moving bytes where the file system can. See CheckpointSource.fetch."""
-        source = self._contained(file.path)
+    @contextmanager
+    def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[Body]:
+        """Bytes of one file. See CheckpointSource.open_range."""
+        with open(self._readable(file), "rb") as stream:
+            stream.seek(start)
+            yield Body(start, _blocks(stream, stop - start))
+
+    def where(self, revision: Revision, file: RemoteFile) -> str:
+        return str(self.folder / file.path)
+
+    def place(self, revision: Revision, file: RemoteFile, target: Path) -> bool:
+        """Shares the file's blocks where the file system can, or links the file on request. See PlacingSource.place."""
+        source = self._readable(file)
+        if self._link:
+            with suppress(OSError):
+                os.link(source, target)
+                return True
+        return _clone(source, target)
+
+    def _readable(self, file: RemoteFile) -> Path:
+        source = self.contained(file.path)
         if not os.access(source, os.R_OK):
             raise SourceError("may not be read by the user that runs enginepress", where=str(self.folder / file.path))
-        try:
-            if _clone(source, target):
-                size, sha256 = target.stat().st_size, _hash_with_progress(target, progress)
-            else:
-                size, sha256 = copy_hashed(source, target, progress=progress)
-            self._compare(file, size, sha256)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return sha256
-
-    def _compare(self, file: RemoteFile, size: int, sha256: str) -> None:
-        if (size, sha256) != (file.size, file.digest.value):
-            raise SourceError(
-                f"was changed after it was resolved: it has {size:,} bytes with sha256 {sha256}, "
-                f"and had {file.size:,} with {file.digest.value}",
-                where=str(self.folder / file.path),
-                fix="let whoever writes the folder finish, then run again",
-            )
+        return source
 
     # The folder -------------------------------------------------------------------------------------------------------
 
@@ -134,7 +147,7 @@ class LocalSource:
             raise SourceError(f"cannot be read: {error.strerror}", where=str(self.folder)) from None
         return sizes
 
-    def _contained(self, path: str) -> Path:
+    def contained(self, path: str) -> Path:
         """The real path of a file of this folder.
 
         Raises:
@@ -167,7 +180,7 @@ class LocalSource:
         return [folder]
 
     def _read_contained(self, path: str) -> bytes:
-        real = self._contained(path)
+        real = self.contained(path)
         try:
             if real.stat().st_size > MAX_READ_BYTES:
                 raise SourceError("is too large for what it should be", where=str(self.folder / path))
@@ -178,7 +191,7 @@ class LocalSource:
     # Hashes -----------------------------------------------------------------------------------------------------------
 
     def _hashed(self, selection: Selection) -> tuple[RemoteFile, ...]:
-        real = {path: self._contained(path) for path in selection.files}
+        real = {path: self.contained(path) for path in selection.files}
         seen = {path: _fingerprint(real[path]) for path in real}
         cached = self._cached()
         known = {path: sha256 for path, (mark, sha256) in cached.items() if seen.get(path) == mark}
@@ -249,10 +262,7 @@ def _clone(source: Path, target: Path) -> bool:
             return False
 
 
-def _hash_with_progress(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK_BYTES):
-            digest.update(block)
-            progress(len(block))
-    return digest.hexdigest()
+def _blocks(stream: BinaryIO, count: int) -> Iterator[bytes]:
+    while count > 0 and (block := stream.read(min(count, CHUNK_BYTES))):
+        count -= len(block)
+        yield block

@@ -16,10 +16,11 @@ README does not lead to a new build, a changed licence does.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from enginepress.errors import SourceError
+from enginepress.errors import SourceError, UnsafePathError
 from enginepress.files import check_relative
 from enginepress.sources.weights import INDEX, PICKLE_INDEX, parse_index
 
@@ -36,6 +37,7 @@ TOKENIZER = (
     "chat_template.json",
 )
 MAX_LICENCE_BYTES = 1_000_000
+MAX_NAME_BYTES = 255
 
 _LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY|COPYING)([._-].*)?", re.IGNORECASE)
 _VARIANT = re.compile(r"model\.([A-Za-z0-9_]+)(-\d+-of-\d+)?\.safetensors|model-\d+-of-\d+\.([A-Za-z0-9_]+)\.safetensors")
@@ -74,7 +76,7 @@ def select(
     for path in sizes:
         check_relative(path)
     top = {path for path in sizes if "/" not in path}
-    if not top:
+    if not top and not nemo_layout(sizes):
         raise SourceError("has no files", where=where, fix="name the folder or repository that holds config.json and the weights")
     if "config.json" not in top:
         raise SourceError("has no config.json", where=where, fix=_config_fix(sizes))
@@ -84,11 +86,37 @@ def select(
     chosen |= {path for path in top if _LICENCE.fullmatch(path) and sizes[path] < MAX_LICENCE_BYTES}
     if trust_remote_code:
         chosen |= {path for path in top if path.endswith(".py")}
+    _check_names(sizes, chosen, where)
     return Selection(tuple(sorted(chosen)), tuple(sorted(set(sizes) - chosen)))
+
+
+def _check_names(paths: Iterable[str], chosen: Iterable[str], where: str) -> None:
+    """Refuses names that do not fit beside each other into a folder, on whatever file system that is."""
+    listed = set(paths)
+    for path in sorted(listed):
+        parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
+        if clash := next((parent for parent in parents if parent in listed), None):
+            raise UnsafePathError(f"lists {clash!r} as a file and as a folder", where=where)
+    seen: dict[str, str] = {}
+    for path in sorted(chosen):
+        if any(len(part.encode()) > MAX_NAME_BYTES for part in path.split("/")):
+            raise UnsafePathError(f"needs a file whose name has more than {MAX_NAME_BYTES} bytes: {path[:40]!r}…", where=where)
+        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        if other != path:
+            raise UnsafePathError(
+                f"needs both {other!r} and {path!r}, which are one file where case does not count",
+                where=where,
+                fix="rename one of them at the source",
+            )
 
 
 def _config_fix(sizes: Iterable[str]) -> str:
     names = set(sizes)
+    if nemo := nemo_layout(names):
+        return (
+            f"{nemo} is NVIDIA NeMo's own form, which no builder here reads: convert it to Hugging Face's layout in a NeMo "
+            "container (scripts/checkpoint_converters has a script for each family) and name the result by file://"
+        )
     if "model_index.json" in names:
         return "this is a diffusion pipeline; name a language model"
     if "adapter_config.json" in names:
@@ -97,6 +125,19 @@ def _config_fix(sizes: Iterable[str]) -> str:
     if nested:
         return f"there is one in {nested[0].removesuffix('/config.json')}/; copy that folder and name the copy by file://"
     return "name a checkpoint in Hugging Face's layout: config.json, tokenizer.json and safetensors side by side"
+
+
+def nemo_layout(names: Iterable[str]) -> str | None:
+    """What shows that these files are a NeMo checkpoint: an archive (`.nemo`), or the folders of NeMo 2; else None."""
+    listed = set(names)
+    archives = sorted(name for name in listed if name.endswith(".nemo"))
+    if archives:
+        return archives[0]
+    if any(n.startswith("weights/") for n in listed) and any(n.startswith("context/") for n in listed):
+        return "weights/ with context/"
+    if "model_config.yaml" in listed and any(n.startswith(("model_weights/", "model_weights.")) for n in listed):
+        return "model_weights with model_config.yaml"
+    return None
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

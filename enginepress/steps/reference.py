@@ -8,9 +8,9 @@ from typing import Any
 
 from enginepress.recipe import Recipe
 from enginepress.serving.reference import make_reference
-from enginepress.sources.open import open_source
 from enginepress.steps.download import produce_checkpoint
 from enginepress.steps.job import Job
+from enginepress.steps.revision import revision_of
 from enginepress.workspace import Workspace
 
 
@@ -21,8 +21,7 @@ def reference_of(recipe: Recipe, workspace: Workspace, *, beside: Path) -> dict[
         beside: folder of the file; a local source is named relative to it, so that both can move together.
     """
     workspace.check_writable()
-    source = open_source(recipe.source, cache=workspace.path("cache"))
-    revision = source.resolve()
+    revision = revision_of(recipe, workspace.path("cache"))
     workspace.write_json(revision.to_json(), "revisions", f"{revision.digest}.json")
     checkpoint = produce_checkpoint(Job(recipe, workspace, "reference"), revision.digest)
     uri = recipe.source.uri

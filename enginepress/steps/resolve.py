@@ -16,6 +16,7 @@ from enginepress.sources import Revision
 from enginepress.sources.glance import WEIGHTS
 from enginepress.sources.open import open_source
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.revision import revision_of
 from enginepress.steps.verify import check_reference
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
@@ -51,10 +52,10 @@ def _discard(workspace: Workspace, plan: Plan) -> None:
 
 
 def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
-    """The plan for what the source holds now. Writes nothing but the source's own cache."""
+    """The plan for what is locked, or what the source holds now. Writes nothing but the source's own cache."""
     builder = get_builder(recipe.engine.builder)
     environment = builder.declared(recipe)
-    revision = open_source(recipe.source, cache=cache).resolve()
+    revision = revision_of(recipe, cache)
     inputs = build_inputs(recipe, revision.digest, environment, template_digest(builder.template(recipe)))
     known = open_store(recipe.stores[0]).find(recipe.name, inputs.key)
     plan = Plan(

@@ -18,8 +18,9 @@ import hashlib
 import json
 import re
 import threading
-import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,7 +47,12 @@ class Fault:
         delay: seconds before the answer starts.
         pause: seconds between blocks of 64 KiB.
         ignore_range: the whole file is sent although a part was asked for.
-        body: this instead of what the API would have answered.
+        body: this instead of the answer, with status 200.
+        stall_after: after so many bytes of the body nothing more comes, and the connection stays open.
+        length_off: Content-Length is wrong by this.
+        range_off: another range is sent than was asked for, and said to be so.
+        etag: this instead of the file's.
+        expired: the signed address is refused, as it is when its time is over.
         times: for so many requests; -1 for all.
     """
 
@@ -60,6 +66,11 @@ class Fault:
     pause: float = 0
     ignore_range: bool = False
     body: bytes | None = None
+    stall_after: int | None = None
+    length_off: int = 0
+    range_off: int = 0
+    etag: str | None = None
+    expired: bool = False
     times: int = 1
 
 
@@ -119,6 +130,7 @@ class _Repo:
     names: dict[str, str] = field(default_factory=dict)
     token: str | None = None
     gated: bool = False
+    moved_to: str | None = None
     accepted: set[str] = field(default_factory=set)
 
 
@@ -129,17 +141,25 @@ class HubServer:
         url: what HF_ENDPOINT is set to.
         requests: every request so far.
         faults: see Fault; the first that matches is used.
+        unchanged: how often 304 was answered to the ETag of an earlier answer.
+        sent: bytes of each file that were handed to connections.
+        busiest: the most answers with files under way at a time.
         digests: False for a hub that publishes sizes and digests only by the tree route.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.sent: Counter[str] = Counter()
+        self.busiest = 0
+        self._busy = 0
         self.digests = True
+        self.unchanged = 0
         self._repos: dict[str, _Repo] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._closing = threading.Event()
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -149,6 +169,7 @@ class HubServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -164,6 +185,11 @@ class HubServer:
         """
         self._repos[repo] = _Repo(token=token, gated=gated)
         return self.commit(repo, files)
+
+    def rename(self, repo: str, new: str) -> None:
+        """The repository gets a new name; the old one redirects, as it does on the hub."""
+        self._repos[new] = self._repos[repo]
+        self._repos[repo] = _Repo(moved_to=new)
 
     def accept(self, repo: str, token: str) -> None:
         """The owner of `token` accepts the terms of a gated repository."""
@@ -199,6 +225,17 @@ class HubServer:
         files = (f for repo in self._repos.values() for commit in repo.commits.values() for f in commit.values())
         return next((file for file in files if file.sha256 == sha256), None)
 
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        with self._lock:
+            self._busy += 1
+            self.busiest = max(self.busiest, self._busy)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
     def _fault(self, name: str) -> Fault | None:
         with self._lock:
             for fault in self.faults:
@@ -208,6 +245,13 @@ class HubServer:
         return None
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that are killed leave broken connections; that is what many tests are about."""
+
+
 def _read_folder(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -215,6 +259,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        etag = ""
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -236,6 +281,13 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def route(self, path: str, quoted: str, query: dict[str, str]) -> None:
+            for old in [name for name, repo in hub._repos.items() if repo.moved_to is not None]:
+                if quoted.startswith((f"/api/models/{old}/", f"/{old}/")):
+                    self.send_response(307)
+                    self.send_header("Location", self.path.replace(old, hub._repos[old].moved_to or "", 1))
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return None
             if match := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
                 found = hub._blob(match[1])
                 if found is None:
@@ -276,6 +328,14 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             full = query.get("blobs", "").lower() == "true" and hub.digests
             siblings = [file.sibling() if full else {"rfilename": file.path} for file in files]
             info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": found.token is not None}
+            etag = f'W/"{commit[:16]}"'
+            if self.headers.get("If-None-Match") == etag:
+                hub.unchanged += 1
+                self.send_response(304)
+                self.send_header("ETag", etag)
+                self.end_headers()
+                return
+            self.etag = etag
             self.send_json({**info, "gated": "manual" if found.gated else False, "tags": [], "siblings": siblings})
 
         def resolve(self, repo: str, revision: str, path: str) -> None:
@@ -302,7 +362,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def broken(self, fault: Fault) -> bool:
             """Applies what needs no file; True if that was the answer."""
-            time.sleep(fault.delay)
+            hub._closing.wait(fault.delay)
             if fault.status is not None:
                 self.refuse(fault.status, "", "as ordered", retry_after=fault.retry_after)
                 return True
@@ -319,6 +379,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def send_file(self, file: _File, *, commit: str | None) -> None:
             fault = hub._fault(file.path) or Fault(file.path)
+            if fault.expired:
+                return self.refuse(403, "", "Request has expired")
             if self.broken(fault):
                 return None
             content = file.data
@@ -326,36 +388,46 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 at = fault.corrupt_at % len(content)
                 content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
             whole = len(content)
-            data = memoryview(content)[: whole - fault.short_by]
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-            start = int(asked[1]) if asked and not fault.ignore_range else 0
-            if start >= len(data) and start > 0:
+            if fault.ignore_range:
+                asked = None
+            start = max(0, int(asked[1]) + fault.range_off) if asked else 0
+            stop = min(whole - fault.short_by, int(asked[2]) + 1 if asked and asked[2] else whole)
+            if start >= stop and start > 0:
                 return self.refuse(416, "", "Range Not Satisfiable")
-            data = data[start:]
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{whole}")
+            data = memoryview(content)[start:stop]
+            self.send_response(206 if asked else 200)
+            if asked:
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{whole}")
             if commit is not None:
                 self.send_header("X-Repo-Commit", commit)
-            self.send_header("ETag", f'"{file.sha256 if file.is_lfs else file.git}"')
+            self.send_header("ETag", fault.etag or f'"{file.sha256 if file.is_lfs else file.git}"')
             self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Length", str(max(0, len(data) + fault.length_off)))
             self.end_headers()
             if self.command == "HEAD":
                 return None
-            for at in range(0, min(len(data), fault.cut_after if fault.cut_after is not None else len(data)), BLOCK):
-                end = at + BLOCK if fault.cut_after is None else min(at + BLOCK, fault.cut_after)
-                self.wfile.write(data[at:end])
-                self.wfile.flush()
-                time.sleep(fault.pause)
-            if fault.cut_after is not None and fault.cut_after < len(data):
+            with hub._sending():
+                return self.send_data(file, data, fault)
+
+        def send_data(self, file: _File, data: memoryview, fault: Fault) -> None:
+            limits = [n for n in (fault.cut_after, fault.stall_after) if n is not None]
+            end = min([len(data), *limits])
+            for at in range(0, end, BLOCK):
+                block = data[at : min(at + BLOCK, end)]
+                self.wfile.write(block)
+                hub.sent[file.path] += len(block)
+                if fault.pause:
+                    hub._closing.wait(fault.pause)
+            if fault.stall_after is not None and end < len(data):
+                hub._closing.wait(60)
+            if end < len(data) or fault.length_off:
                 self.hang_up()
-            return None
 
         def hang_up(self) -> None:
-            self.wfile.flush()
-            self.connection.shutdown(2)
             self.close_connection = True
+            with suppress(OSError):
+                self.connection.shutdown(2)
 
         def send_json(self, value: object) -> None:
             self.send_body(json.dumps(value).encode(), "application/json")
@@ -363,6 +435,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def send_body(self, body: bytes, kind: str) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            if self.etag:
+                self.send_header("ETag", self.etag)
+                self.etag = ""
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

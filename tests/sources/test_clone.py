@@ -14,6 +14,7 @@ from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.open import open_source
+from tests.sources.fetching import fetch
 from tests.sources.tiny import checkpoint, write
 
 MB = 1_000_000
@@ -59,7 +60,7 @@ def test_a_copy_shares_the_sources_blocks_and_is_still_verified_and_independent(
     assert (xfs / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
     weights = next(f for f in revision.files if f.path == "model.safetensors")
     with pytest.raises(SourceError, match="changed after it was resolved"):
-        source.fetch(revision, weights, xfs / "again", lambda count: None)
+        fetch(source, revision, weights, xfs / "again", progress=lambda count: None)
     assert not (xfs / "again").exists()
 
 

@@ -19,6 +19,7 @@ from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource, Digest, RemoteFile, Revision
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.huggingface import HuggingFaceSource
+from enginepress.sources.model_config import read_model_config
 from enginepress.sources.open import open_source
 from tests.sources.hub_server import Fault, HubServer
 from tests.sources.tiny import checkpoint, write
@@ -37,7 +38,12 @@ def _download(source: CheckpointSource, folder: Path, revision: Revision | None 
         left.unlink()
     output.mkdir(parents=True, exist_ok=True)
     return download_checkpoint(
-        source, revision or source.resolve(), output, partial_store=folder / "store", progress=lambda path, done, size: None
+        source,
+        revision or source.resolve(),
+        output,
+        partial_store=folder / "store",
+        progress=lambda path, done, size: None,
+        pauses=(0.01, 0.01),
     )
 
 
@@ -110,6 +116,7 @@ import sys
 from pathlib import Path
 from enginepress.recipe import Source
 from enginepress.sources.download import download_checkpoint
+from enginepress.sources.model_config import read_model_config
 from enginepress.sources.open import open_source
 
 folder = Path(sys.argv[1])
@@ -251,3 +258,63 @@ def test_files_are_fetched_several_at_once(hub: HubServer, tmp_path: Path) -> No
     _download(source, tmp_path, revision)
     assert time.monotonic() - start < 4 * 0.5
     assert os.listdir(tmp_path / "store") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"{", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+        (b'{"architectures": "LlamaForCausalLM"}', "architectures that transformers never writes"),
+        (b'{"quantization_config": [1]}', "quantization_config that"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_naming_the_file(content: bytes, message: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, {**checkpoint(), "config.json": content})
+    with pytest.raises(SourceError, match=message) as caught:
+        _download(_source(), tmp_path)
+    assert caught.value.where == f"hf://{REPO}/config.json"
+
+
+def test_a_config_tells_architecture_quantization_and_code_of_its_own(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["QwenForCausalLM"],
+        "model_type": "qwen",
+        "quantization_config": {"quant_method": "GPTQ"},
+        "auto_map": {"AutoModel": "modeling_x.X", "AutoTokenizer": ["tok.T", None]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_model_config(tmp_path / "config.json").to_json() == {
+        "architectures": ["QwenForCausalLM"],
+        "model_type": "qwen",
+        "quantization": "gptq",
+        "code": ["modeling_x.X", "tok.T"],
+    }
+
+
+def test_hundreds_of_files_are_fetched_and_nothing_is_left_in_the_store(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(shards=400, size=100))
+    entries = _download(_source(), tmp_path)
+    assert len(entries) == 406
+    assert _kept(tmp_path) == []
+
+
+def test_what_a_stopped_download_had_is_kept_while_others_go_on(hub: HubServer, tmp_path: Path) -> None:
+    """Ctrl-C while streams are under way: it ends soon, and what had come is there for the next attempt."""
+    files = checkpoint(size=30_000_000)
+    hub.add_repo(REPO, files)
+    hub.faults.append(Fault("model.safetensors", pause=0.02, times=-1))
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while hub.sent["model.safetensors"] < 12_000_000:
+        time.sleep(0.01)
+    start = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    child.communicate()
+    assert time.monotonic() - start < 10
+    hub.faults.clear()
+    hub.sent.clear()
+    _download(_source(), tmp_path)
+    assert (tmp_path / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
+    assert hub.sent["model.safetensors"] < 25_000_000

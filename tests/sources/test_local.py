@@ -15,6 +15,7 @@ from enginepress.files import hash_file
 from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource, Revision, local
 from enginepress.sources.open import open_source
+from tests.sources.fetching import fetch
 from tests.sources.tiny import INDEX, checkpoint, write
 
 
@@ -104,7 +105,7 @@ def test_fetch_copies_the_file_and_tells_its_hash_and_progress(tmp_path: Path) -
     revision = source.resolve()
     file = next(f for f in revision.files if f.path == "model.safetensors")
     counts: list[int] = []
-    sha256 = source.fetch(revision, file, tmp_path / "out", counts.append)
+    sha256 = fetch(source, revision, file, tmp_path / "out", progress=counts.append)
     assert (tmp_path / "out").read_bytes() == files["model.safetensors"]
     assert sha256 == hash_file(tmp_path / "m" / "model.safetensors")
     assert sum(counts) == file.size
@@ -119,7 +120,7 @@ def test_a_file_changed_between_resolve_and_fetch_is_refused_and_nothing_is_left
     write(tmp_path / "m", {"model.safetensors": files["model.safetensors"][:-1] + b"?", "config.json": b"{ }"})
     file = next(f for f in revision.files if f.path == "model.safetensors")
     with pytest.raises(SourceError, match="changed after it was resolved") as caught:
-        source.fetch(revision, file, tmp_path / "out", lambda count: None)
+        fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
     assert caught.value.where == str(tmp_path / "m" / "model.safetensors")
     assert not (tmp_path / "out").exists()
     with pytest.raises(SourceError, match="changed after it was resolved"):
@@ -186,7 +187,9 @@ def test_a_link_that_was_turned_outwards_after_resolve_is_not_followed_by_fetch(
     (tmp_path / "m" / "model.safetensors").unlink()
     (tmp_path / "m" / "model.safetensors").symlink_to(outside / "secret")
     with pytest.raises(UnsafePathError):
-        source.fetch(revision, next(f for f in revision.files if "safet" in f.path), tmp_path / "out", lambda count: None)
+        fetch(
+            source, revision, next(f for f in revision.files if "safet" in f.path), tmp_path / "out", progress=lambda count: None
+        )
 
 
 def test_links_and_pipes_that_are_no_files_are_refused(tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_a_snapshot_in_the_cache_of_huggingface_hub_may_be_named_as_it_is(tmp_pa
     revision = source.resolve()
     assert revision.digest == _open(write(tmp_path / "plain", files)).resolve().digest
     for file in revision.files:
-        source.fetch(revision, file, tmp_path / "out", lambda count: None)
+        fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
         assert not (tmp_path / "out").is_symlink()
         assert (tmp_path / "out").read_bytes() == files[file.path]
         (tmp_path / "out").unlink()
@@ -281,3 +284,21 @@ def test_resolving_a_folder_imports_neither_huggingface_hub_nor_numpy(tmp_path: 
 def test_the_index_is_part_of_the_revision(tmp_path: Path) -> None:
     revision = _open(write(tmp_path, checkpoint(shards=2))).resolve()
     assert INDEX in [f.path for f in revision.files]
+
+
+def test_a_hard_link_is_made_on_request_only_and_the_bytes_are_compared_all_the_same(tmp_path: Path) -> None:
+    files = checkpoint()
+    folder = write(tmp_path / "m", files)
+    for link, expected in ((False, False), (True, True)):
+        source = open_source(Source(uri=f"file://{folder}", link="hard" if link else "copy"), cache=None)
+        revision = source.resolve()
+        file = next(f for f in revision.files if f.path == "model.safetensors")
+        fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
+        assert (tmp_path / "out").samefile(folder / "model.safetensors") is expected
+        (tmp_path / "out").unlink()
+        write(folder, {"model.safetensors": files["model.safetensors"][:-1] + b"?"})
+        with pytest.raises(SourceError, match="changed after it was resolved"):
+            fetch(source, revision, file, tmp_path / "out", progress=lambda count: None)
+        assert not (tmp_path / "out").exists()
+        assert (folder / "model.safetensors").exists()
+        write(folder, files)

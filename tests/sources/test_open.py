@@ -11,6 +11,7 @@ from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources.huggingface import HuggingFaceSource
 from enginepress.sources.local import LocalSource
+from enginepress.sources.ngc import NgcSource
 from enginepress.sources.open import open_source
 
 
@@ -36,10 +37,40 @@ def test_a_file_uri_names_a_folder() -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "name", "version"),
+    [
+        ("ngc://org/name:1.0", "ngc://org/name", "1.0"),
+        ("ngc://org/team/name:1.0_fp16-v2+x", "ngc://org/team/name", "1.0_fp16-v2+x"),
+        ("ngc://org/team/name", "ngc://org/team/name", None),
+        ("ngc://org/team/name:latest", "ngc://org/team/name", None),
+    ],
+)
+def test_an_ngc_uri_names_a_model_and_a_version(uri: str, name: str, version: str | None) -> None:
+    source = open_source(Source(uri=uri), cache=None)
+    assert isinstance(source, NgcSource)
+    assert (source.uri, source.version) == (name, version)
+
+
+def test_an_s3_uri_names_a_bucket_and_a_folder() -> None:
+    assert open_source(Source(uri="s3://bucket/models/tiny/"), cache=None).uri == "s3://bucket/models/tiny"  # type: ignore[attr-defined]
+    with pytest.raises(SourceError, match="is not for s3"):
+        open_source(Source(uri="s3://bucket/x", token="${TOKEN}"), cache=None)
+
+
+@pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("ngc://org/name:1", "not available in this version"),
-        ("s3://bucket/x", "not available in this version"),
+        ("ngc://name:1", "no model of NGC"),
+        ("ngc://a/b/c/d:1", "no model of NGC"),
+        ("ngc://org/name:", "no model of NGC"),
+        ("ngc://org/../name:1", "no model of NGC"),
+        ("ngc://org/name:1/../2", "no model of NGC"),
+        ("ngc://org/name@1", "no model of NGC"),
+        ("s3:///x", "no bucket"),
+        ("s3://b/x", "no bucket"),
+        ("s3://bucket//x", "no bucket"),
+        ("s3://bu cket/x", "no bucket"),
+        ("s3://bucket/a\x00b", "no bucket"),
         ("hf://name", "no repository's name"),
         ("hf://a/b/c", "no repository's name"),
         ("hf://../b", "no repository's name"),
@@ -64,8 +95,8 @@ def test_a_uri_that_names_no_source_is_refused_naming_the_field(uri: str, messag
 def test_opening_asks_nobody_and_imports_no_hub() -> None:
     script = (
         "import sys\nfrom enginepress.recipe import Source\nfrom enginepress.sources.open import open_source\n"
-        "open_source(Source(uri='hf://org/name'), cache=None)\n"
-        "print(any(m.split('.')[0] in ('huggingface_hub', 'httpx', 'httpx2', 'requests') for m in sys.modules))"
+        "for uri in ('hf://org/name', 'ngc://org/name:1', 's3://bucket/x'):\n    open_source(Source(uri=uri), cache=None)\n"
+        "print(any(m.split('.')[0] in ('huggingface_hub', 'httpx', 'httpx2', 'requests', 'boto3') for m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

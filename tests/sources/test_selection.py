@@ -188,3 +188,55 @@ def test_no_listed_path_ever_selected_leaves_its_folder(path: str) -> None:
     for chosen in selection.files:
         assert "/" not in chosen
         assert chosen not in (".", "..")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "/etc/passwd",
+        "C:x",
+        "C:/x",
+        "a\\..\\x",
+        "a/../../x",
+        "a\0b",
+        "a//b",
+        "./config.json",
+        "",
+    ],
+)
+def test_a_listing_with_a_path_that_could_lead_out_is_refused_as_a_whole(path: str) -> None:
+    with pytest.raises(UnsafePathError):
+        _select({**BASE, path: 1})
+
+
+def test_a_listing_with_a_file_and_a_folder_of_one_name_is_refused() -> None:
+    with pytest.raises(UnsafePathError, match=r"lists 'config\.json' as a file and as a folder"):
+        _select({**BASE, "config.json/x": 1})
+
+
+@pytest.mark.parametrize(("one", "other"), [("LICENSE", "License"), ("NOTICE-\u00e9", "NOTICE-e\u0301")])
+def test_two_needed_files_that_are_one_where_case_does_not_count_are_refused(one: str, other: str) -> None:
+    with pytest.raises(UnsafePathError, match="where case does not count"):
+        _select({**BASE, one: 1, other: 1})
+
+
+def test_names_that_clash_among_what_no_build_needs_are_let_be() -> None:
+    assert _select({**BASE, "readme.md": 1, "README.md": 1, "x" * 300: 1}).files == tuple(sorted(BASE))
+
+
+def test_a_needed_file_with_a_name_of_300_characters_is_refused() -> None:
+    shard = f"model-{'0' * 300}1-of-00001.safetensors"
+    files = {**_without("model.safetensors"), INDEX: 9, shard: 9}
+    with pytest.raises(UnsafePathError, match="more than 255 bytes"):
+        _select(files, {INDEX: _index(shard)})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["megatron_gpt.nemo", "README.md"], ["weights/common.pt", "context/model.yaml"], ["model_config.yaml", "model_weights/x"]],
+)
+def test_a_nemo_checkpoint_is_called_one(names: list[str]) -> None:
+    with pytest.raises(SourceError, match=r"has no config\.json") as caught:
+        select(dict.fromkeys(names, 1), read=lambda path: b"", where="x")
+    assert "NeMo" in (caught.value.fix or "")

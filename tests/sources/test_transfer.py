@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginepress.errors import SourceError
-from enginepress.sources import Digest, RemoteFile
-from enginepress.sources.transfer import Body, Interrupted, Request, receive
+from enginepress.sources import Body, Digest, Interrupted, RemoteFile
+from enginepress.sources.transfer import Request, receive
 
 
 def _file(data: bytes, algorithm: str = "sha256") -> RemoteFile:
@@ -28,7 +28,7 @@ def _sender(data: bytes, plan: list[tuple[int, bool]], *, block: int = 7) -> tup
     left = list(plan)
 
     @contextmanager
-    def request(offset: int) -> Iterator[Body]:
+    def request(offset: int, stop: int) -> Iterator[Body]:
         asked.append(offset)
         limit, from_start = left.pop(0) if left else (len(data), False)
         start = 0 if from_start else offset

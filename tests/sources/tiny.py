@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_PART = 64 * 1024 * 1024
+"""Python makes no more random bytes than 256 MiB at once."""
+
 INDEX = "model.safetensors.index.json"
 
 TOKENIZER = json.dumps(
@@ -32,7 +35,9 @@ def tensor_file(names: Mapping[str, int], *, seed: int = 0) -> bytes:
     for name, length in names.items():
         header[name] = {"dtype": "U8", "shape": [length], "data_offsets": [end, end + length]}
         end += length
-    return with_header(header, random.Random(seed).randbytes(end))
+    random_ = random.Random(seed)
+    body = b"".join(random_.randbytes(min(_PART, end - at)) for at in range(0, end, _PART))
+    return with_header(header, body)
 
 
 def with_header(header: Any, body: bytes = b"") -> bytes:
