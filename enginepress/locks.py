@@ -185,7 +185,7 @@ def left_by_the_dead(path: Path) -> bool:
     """Whether a lock file, or the temporary one of a lock, belongs to a process of this kernel that is gone."""
     try:
         holder = json.loads(path.read_text())
-        return bool(holder["kernel"] == _kernel() and process_start(int(holder["pid"])) != holder["start"])
+        return bool(holder["kernel"] == kernel() and process_start(int(holder["pid"])) != holder["start"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
