@@ -6,16 +6,16 @@ a disk, however large the checkpoint is. What it tells is good for estimating an
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from enginepress.errors import SourceError
 from enginepress.recipe import Source
 from enginepress.sources import CheckpointSource
+from enginepress.sources.model_config import model_settings
 from enginepress.sources.open import open_source
 
 WEIGHTS = (".safetensors", ".bin")
+QUANTIZATION = "hf_quant_config.json"
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,19 @@ def glance(recipe_source: Source) -> Glance:
         SourceError: not there, no access, incomplete, or its config.json is no JSON object.
     """
     source = open_source(recipe_source, cache=None)
-    sizes, raw, revision = _look(source)
-    where = f"{recipe_source.uri.rstrip('/')}/config.json"
-    try:
-        config = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SourceError(f"is not JSON: {error}", where=where) from None
-    if not isinstance(config, dict):
-        raise SourceError("is not a JSON object", where=where)
+    sizes, raw, quantization, revision = _look(source)
+    config = model_settings(raw, quantization, where=recipe_source.uri.rstrip("/"))
     return Glance(config, sum(size for path, size in sizes.items() if path.endswith(WEIGHTS)), revision)
 
 
-def _look(source: CheckpointSource) -> tuple[dict[str, int], bytes, str]:
+def _look(source: CheckpointSource) -> tuple[dict[str, int], bytes, bytes | None, str]:
+    """Sizes of files, config.json, hf_quant_config.json if there is one, and the revision's id."""
     from enginepress.sources.local import LocalSource
 
     if isinstance(source, LocalSource):
         sizes = source.sizes()  # resolving would hash every file
-        return sizes, source.look_at("config.json"), ""
+        return sizes, source.look_at("config.json"), source.look_at(QUANTIZATION) if QUANTIZATION in sizes else None, ""
     revision = source.resolve()
-    return {file.path: file.size for file in revision.files}, source.read(revision, "config.json"), revision.id
+    sizes = {file.path: file.size for file in revision.files}
+    quantization = source.read(revision, QUANTIZATION) if QUANTIZATION in sizes else None
+    return sizes, source.read(revision, "config.json"), quantization, revision.id

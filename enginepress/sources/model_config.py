@@ -78,3 +78,33 @@ def _names(values: Iterable[Any]) -> Iterable[Any]:
             yield from (item for item in value if item is not None)
         elif value is not None:
             yield value
+
+
+def model_settings(config: bytes, quantization: bytes | None, *, where: str) -> dict[str, Any]:
+    """config.json as a dict. What ModelOpt says in hf_quant_config.json only stands under `quantization_config` then, where
+    newer checkpoints have it: whoever looks at the settings sees that the checkpoint is quantized.
+
+    Args:
+        where: the checkpoint's address, for messages.
+
+    Raises:
+        SourceError: if one of them is no JSON object.
+    """
+    found = _object(config, f"{where}/config.json")
+    if quantization is None:
+        return found
+    file = f"{where}/hf_quant_config.json"
+    said = _object(quantization, file).get("quantization")
+    if not isinstance(said, dict):
+        raise SourceError("has no 'quantization', so how the weights are quantized cannot be known", where=file)
+    return {**found, "quantization_config": {**said, "quant_method": "modelopt"}}
+
+
+def _object(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SourceError(f"is not JSON: {error}", where=where) from None
+    if not isinstance(value, dict):
+        raise SourceError("is not a JSON object", where=where)
+    return value

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from enginepress.build_key import build_inputs
 from enginepress.engines import get_builder
-from enginepress.errors import SourceError
 from enginepress.recipe import Recipe
 from enginepress.repository.templates import template_digest
 from enginepress.sources import Revision
-from enginepress.sources.glance import WEIGHTS
+from enginepress.sources.glance import QUANTIZATION, WEIGHTS
+from enginepress.sources.model_config import model_settings
 from enginepress.sources.open import open_source
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.revision import revision_of
@@ -74,13 +72,12 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
 def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:
     """Reads config.json, which is small, and asks whether the builder can build and run that, whether it fits, and whether a
     model repository can be made of it: a wrong serving parameter must not be found after the build."""
-    raw = open_source(recipe.source, cache=cache).read(revision, "config.json")
-    try:
-        config = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SourceError(f"is not JSON: {error}", where=os.path.join(recipe.source.uri, "config.json")) from None
-    if not isinstance(config, dict):
-        raise SourceError("is not a JSON object", where=os.path.join(recipe.source.uri, "config.json"))
+    source, names = open_source(recipe.source, cache=cache), {file.path for file in revision.files}
+    config = model_settings(
+        source.read(revision, "config.json"),
+        source.read(revision, QUANTIZATION) if QUANTIZATION in names else None,
+        where=recipe.source.uri.rstrip("/"),
+    )
     get_builder(recipe.engine.builder).check(config, recipe)
     from enginepress.repository.plans import plan_models
 

@@ -221,3 +221,21 @@ def test_a_missing_shard_is_found_without_reading_the_others(tmp_path: Path) -> 
     (folder / "model-00002-of-00004.safetensors").unlink()
     with pytest.raises(SourceError, match="00002"):
         step.plan_recipe(of_folder(folder))
+
+
+@pytest.mark.parametrize("builder", ["tensorrt_llm", "llmapi"])
+def test_a_checkpoint_that_says_only_in_modelopts_own_file_that_it_is_quantized_is_seen(tmp_path: Path, builder: str) -> None:
+    folder = checkpoint(tmp_path / "m")
+    said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": None}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(said))
+    refused = step.plan_recipe(of_folder(folder, gpu="H100-SXM5-80GB", builder=builder)).refusal
+    assert refused is not None
+    assert "NVFP4 needs Blackwell" in str(refused)
+
+
+def test_a_quantization_that_cannot_be_read_is_refused_naming_its_file(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(SourceError, match="no 'quantization'") as caught:
+        step.plan_recipe(of_folder(folder))
+    assert caught.value.where == f"file://{folder}/hf_quant_config.json"
