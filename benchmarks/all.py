@@ -1,48 +1,57 @@
-"""Runs every benchmark and writes docs/benchmarks.md.
+"""Runs benchmarks, all or those that are named, and writes docs/benchmarks.md.
 
-python -m benchmarks.all [--triton-cli PATH] [--folder DIR]
+    python -m benchmarks.all [PART …] [--triton-cli PATH] [--folder DIR]
+
+Each part measures both sides of its ratios in one run, in turns. What a part found is kept in benchmarks/results.json, so that
+measuring one again leaves the others in the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
-import shlex
+import statistics
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import modelopt
-from benchmarks.command_line import help_times, up_to_date_times
+from benchmarks.command_line import help_times, plan_times, up_to_date_times
 from benchmarks.downloads import rows as rows_of_downloads
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
 from benchmarks.outdated import outdated_times
+from benchmarks.render import LIMIT_MS, render_ms
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "examples" / "recipes" / "laptop.yaml"
+RESULTS = ROOT / "benchmarks" / "results.json"
+
+Rows = list[tuple[str, ...]]
+HEAD = ("what", "measured", "against", "ratio", "wanted")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--triton-cli", help="the `triton` command of a triton_cli installation, to compare with")
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "benchmarks", help="keeps the benchmark model")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    rows = [("what", "measured", "against", "ratio", "wanted")]
-    rows += _command_line(arguments)
-    rows += _outdated()
-    rows += _downloads(arguments.folder)
-    runs = full_runs(RECIPE)
-    rows += _full_run(median_run(runs))
-    rows += _serving(serving_times(arguments.folder))
-    rows += modelopt.rows(arguments.folder)
-    (ROOT / "docs" / "benchmarks.md").write_text(_page(rows, median_run(runs), shlex.join(["python", "-m", "benchmarks.all"])))
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in arguments.parts or PARTS:
+        print(f"{name} ...", file=sys.stderr)
+        results[name] = PARTS[name](arguments)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    (ROOT / "docs" / "benchmarks.md").write_text(_page(results))
     print((ROOT / "docs" / "benchmarks.md").read_text())
 
 
-def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+def _command_line(arguments: argparse.Namespace) -> Rows:
     helps = help_times(arguments.triton_cli)
     ours = helps["enginepress --help"]
     other = helps.get("triton --help")
@@ -55,6 +64,7 @@ def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
     subprocess.run(first, check=True, capture_output=True)
     times = up_to_date_times(recipe, site / "w")
     nothing, imports = times["enginepress run (up to date)"], times["import kfp, mlflow"]
+    plan = plan_times(site)
     return [
         ("`enginepress --help`, whole process", str(ours), against, ratio, "at most 0.4 s"),
         (
@@ -64,10 +74,19 @@ def _command_line(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
             f"{nothing.median / imports.median:.2f}",
             "at most 1.5 s",
         ),
+        ("`enginepress plan` of a recipe for a GPU, whole process", str(plan), "not compared here", "", "at most 0.6 s"),
     ]
 
 
-def _outdated() -> list[tuple[str, ...]]:
+def _render(_: argparse.Namespace) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        times = render_ms(Path(folder))
+    measured = f"{statistics.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})"
+    what = "rendering and validating a tensorrt_llm repository of five models, in process"
+    return [(what, measured, "not compared here", "", f"at most {LIMIT_MS} ms")]
+
+
+def _outdated(_: argparse.Namespace) -> Rows:
     times = outdated_times()
     what = f"`enginepress outdated` over {times.sources:,} sources, whole process"
     each = f"{times.requests_each:g} request a source"
@@ -77,18 +96,21 @@ def _outdated() -> list[tuple[str, ...]]:
     ]
 
 
-def _downloads(folder: Path) -> list[tuple[str, ...]]:
+def _downloads(arguments: argparse.Namespace) -> Rows:
     return [
         (what, measured, "see benchmarks/downloads.py", ratio, wanted)
-        for what, measured, ratio, wanted in rows_of_downloads(folder / "downloads", 5)
+        for what, measured, ratio, wanted in rows_of_downloads(arguments.folder / "downloads", 5)
     ]
 
 
-def _full_run(run: FullRun) -> list[tuple[str, ...]]:
+def _full_run(_: argparse.Namespace) -> Rows:
+    run: FullRun = median_run(full_runs(RECIPE))
+    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.steps.items())
+    rest = f"the rest, {run.seconds - run.work:.1f} s: starting the command, kfp, and for each task a shell and an interpreter"
     return [
         (
             "`enginepress run` of the example from nothing",
-            f"{run.seconds:.1f} s",
+            f"{run.seconds:.1f} s ({steps}; {rest})",
             f"the sum of its steps' own work: {run.work:.1f} s",
             f"{run.ratio:.2f}",
             "at most 1.2",
@@ -96,7 +118,8 @@ def _full_run(run: FullRun) -> list[tuple[str, ...]]:
     ]
 
 
-def _serving(times: ServingTimes) -> list[tuple[str, ...]]:
+def _serving(arguments: argparse.Namespace) -> Rows:
+    times: ServingTimes = serving_times(arguments.folder)
     direct, single, eight = (times.median(n) for n in ("direct", "single", "eight"))
     short = times.median("short_beside_long")
     ratios = [s / d for s, d in zip(times.single, times.direct, strict=True)]
@@ -119,20 +142,30 @@ def _serving(times: ServingTimes) -> list[tuple[str, ...]]:
     ]
 
 
-def _page(rows: list[tuple[str, ...]], run: FullRun, command: str) -> str:
-    head, *body = rows
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in body)]
-    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.steps.items())
+def _modelopt(arguments: argparse.Namespace) -> Rows:
+    return modelopt.rows(arguments.folder)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "command_line": _command_line,
+    "full_run": _full_run,
+    "serving": _serving,
+    "downloads": _downloads,
+    "outdated": _outdated,
+    "render": _render,
+    "modelopt": _modelopt,
+}
+
+
+def _page(results: dict[str, Rows]) -> str:
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(row) + " |" for name in PARTS for row in results.get(name, [])]
     return f"""# Benchmarks
 
-One run of `{command}` on {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}.
+Written by `python -m benchmarks.all` on {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}.
 Medians, measured in alternating order; ratios carry further than seconds. `benchmarks/` says how each was measured.
 
 {chr(10).join(lines)}
-
-The full run's steps, in seconds: {steps}.
-The rest, {run.seconds - run.work:.1f} s, is starting the command and importing kfp, and for each of the nine tasks a shell, an
-interpreter and kfp's executor.
 """
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import yaml
+
 from benchmarks.timing import Times, in_turns
 
 ROUNDS = 5
@@ -28,3 +30,20 @@ def up_to_date_times(recipe: Path, workspace: Path) -> dict[str, Times]:
         "import kfp, mlflow": [sys.executable, "-c", "import kfp, mlflow"],
     }
     return in_turns(commands, rounds=ROUNDS)
+
+
+def plan_times(folder: Path) -> Times:
+    """`enginepress plan` of the example checkpoint for one L4."""
+    recipe = folder / "plan.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "name": "tiny",
+                "source": f"file://{Path(__file__).parents[1]}/examples/checkpoints/tiny-llama",
+                "engine": {"builder": "tensorrt_llm", "precision": "float16", "gpu": {"name": "L4"}},
+                "stores": ["file:///releases"],
+            }
+        )
+    )
+    command = [sys.executable, "-m", "enginepress", "plan", str(recipe)]
+    return in_turns({"plan": command}, rounds=ROUNDS)["plan"]
