@@ -6,11 +6,12 @@ a disk, however large the checkpoint is. What it tells is good for estimating an
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from enginepress.recipe import Source
-from enginepress.sources import CheckpointSource
 from enginepress.sources.model_config import model_settings
 from enginepress.sources.open import open_source
 
@@ -20,11 +21,23 @@ QUANTIZATION = "hf_quant_config.json"
 
 @dataclass(frozen=True)
 class Glance:
-    """`revision`: id of the commit, empty for a folder. `weight_bytes`: of the weight files that a build would take."""
+    """A checkpoint seen from afar.
+
+    Attributes:
+        config: config.json, with how the weights are quantized (`model_settings`).
+        files: bytes of each file that a build would take, by path.
+        unused: paths that it would leave where they are.
+        revision: id of the commit, empty for a folder.
+    """
 
     config: dict[str, Any]
-    weight_bytes: int
+    files: Mapping[str, int]
+    unused: tuple[str, ...]
     revision: str
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(size for path, size in self.files.items() if path.endswith(WEIGHTS))
 
 
 def glance(recipe_source: Source) -> Glance:
@@ -33,20 +46,19 @@ def glance(recipe_source: Source) -> Glance:
     Raises:
         SourceError: not there, no access, incomplete, or its config.json is no JSON object.
     """
-    source = open_source(recipe_source, cache=None)
-    sizes, raw, quantization, revision = _look(source)
-    config = model_settings(raw, quantization, where=recipe_source.uri.rstrip("/"))
-    return Glance(config, sum(size for path, size in sizes.items() if path.endswith(WEIGHTS)), revision)
-
-
-def _look(source: CheckpointSource) -> tuple[dict[str, int], bytes, bytes | None, str]:
-    """Sizes of files, config.json, hf_quant_config.json if there is one, and the revision's id."""
     from enginepress.sources.local import LocalSource
 
+    source = open_source(recipe_source, cache=None)
     if isinstance(source, LocalSource):
-        sizes = source.sizes()  # resolving would hash every file
-        return sizes, source.look_at("config.json"), source.look_at(QUANTIZATION) if QUANTIZATION in sizes else None, ""
-    revision = source.resolve()
-    sizes = {file.path: file.size for file in revision.files}
-    quantization = source.read(revision, QUANTIZATION) if QUANTIZATION in sizes else None
-    return sizes, source.read(revision, "config.json"), quantization, revision.id
+        files, unused = source.sizes()  # resolving would hash every file
+        read, revision = source.look_at, ""
+    else:
+        resolved = source.resolve()
+        files, unused = {file.path: file.size for file in resolved.files}, resolved.unused
+        read, revision = functools.partial(source.read, resolved), resolved.id
+    config = model_settings(
+        read("config.json"),
+        read(QUANTIZATION) if QUANTIZATION in files else None,
+        where=recipe_source.uri.rstrip("/"),
+    )
+    return Glance(config, files, unused, revision)

@@ -80,11 +80,12 @@ class LocalSource:
         revision = Revision(self.uri, "", files, selection.unused)
         return replace(revision, id=revision.digest)
 
-    def sizes(self) -> dict[str, int]:
-        """Sizes in bytes of the files that a build needs, by `stat` alone: nothing is read but the weights' index."""
+    def sizes(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Sizes in bytes of the files that a build needs, and paths of the others, by `stat` alone: nothing is read but the
+        weights' index."""
         sizes = self._list()
         selection = select(sizes, read=self._read_contained, where=str(self.folder), **self._choices)
-        return {path: sizes[path] for path in selection.files}
+        return {path: sizes[path] for path in selection.files}, selection.unused
 
     def look_at(self, path: str) -> bytes:
         """One small file as it is now, compared with nothing."""
