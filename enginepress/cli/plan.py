@@ -99,6 +99,7 @@ def _gpu_rows(table: Table, plan: FitPlan) -> None:
         f"{plan.sequence} tokens" + (f"; {plan.request / GIB:.2f} GiB a GPU" if plan.world_size > 1 else ""),
     )
     add("full requests at once", f"{plan.full_requests} of {plan.batch}", f"the most that fit: {plan.largest_batch}")
+    add("longest prompt", f"{plan.longest_prompt} tokens", f"one pass takes {plan.tokens}")
     add("longest request", f"{plan.largest_sequence} tokens", f"the model was made for {plan.shape.context}")
     add("longest, all at once", f"{plan.largest_sequence_at_batch} tokens", f"{plan.batch} requests")
     table.add_section()

@@ -17,6 +17,7 @@ from enginepress.engines.fit.gpu_plan import FitPlan, assess, largest
 from enginepress.engines.fit.parallelism import usable_tensor_sizes
 from enginepress.engines.fit.sizes import WEIGHT_BYTES
 from enginepress.engines.gpus import Gpu
+from enginepress.engines.prompts import why_whole
 from enginepress.errors import EnginepressError
 from enginepress.recipe import Recipe
 
@@ -77,6 +78,7 @@ class _Search:
             return
         for kind in (
             self.fewer_tokens,
+            self.more_tokens,
             self.fewer_requests,
             self.smaller_cache,
             self.shorter,
@@ -109,12 +111,23 @@ class _Search:
     def fewer_tokens(self) -> Iterator[Change]:
         field = "engine.limits.max_num_tokens"
 
+        whole = why_whole(self.recipe, latent=self.shape.latent is not None, sm=self.plan.gpu.sm) is not None
+        price = "longer prompts are refused" if whole else "longer prompts take more passes"
+
         def change(tokens: int) -> Change:
-            return Change(((field, tokens),), "fewer tokens in one pass: smaller activations, longer prompts take more passes")
+            return Change(((field, tokens),), f"fewer tokens in one pass: smaller activations, {price}")
 
         least = max(MIN_TOKENS, self.plan.batch * self.recipe.engine.limits.max_beam_width)
         if self.plan.tokens > least and self.fits(change(least)):
             yield change(max(least, largest(lambda n: self.fits(change(max(n, least))), self.plan.tokens, 256)))
+
+    def more_tokens(self) -> Iterator[Change]:
+        """A pass that takes a whole prompt, where prompts are not computed in pieces."""
+        asked = self.recipe.engine.limits.max_input_length
+        if asked is not None and self.plan.longest_prompt < asked:
+            change = Change((("engine.limits.max_num_tokens", asked),), "a pass takes a whole prompt")
+            if self.fits(change):
+                yield change
 
     def fewer_requests(self) -> Iterator[Change]:
         field = "engine.limits.max_batch_size"
