@@ -34,14 +34,21 @@ def plan(recipe: Path, gpu: str | None, driver: str | None, as_json: bool) -> No
 
     Exit status: 0 it fits, 2 it does not.
     """
+    from enginepress.errors import EnginepressError
     from enginepress.recipe_file import load_recipe
     from enginepress.steps.plan import compare, plan_recipe
 
     loaded = load_recipe(recipe, need_reference=False)
     if gpu == "all":
-        _show_all(compare(loaded), as_json=as_json)
+        _show_all(compare(loaded, driver=driver), as_json=as_json)
         return
-    report = plan_recipe(loaded, gpu=gpu, driver=driver)
+    try:
+        report = plan_recipe(loaded, gpu=gpu, driver=driver)
+    except EnginepressError as error:
+        if as_json:  # a script gets an object in any case
+            said = {"where": error.where, "message": error.message, "fix": error.fix}
+            click.echo(json.dumps({"name": loaded.name, "fits": False, "error": said}, indent=2))
+        raise
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
@@ -110,7 +117,7 @@ def _gpu_rows(table: Table, plan: FitPlan) -> None:
     table.add_section()
     size = f"{container.size_gb:g} GB, " if container.size_gb else ""
     add("image", container.image, f"{size}{container.holds}")
-    oldest = versions.load_matrix().oldest_driver(container)
+    oldest = versions.load_matrix().driver_for(container, plan.gpu)
     add("driver", f"{oldest} or newer" if oldest else "unknown", f"CUDA {container.cuda}; it came with {container.driver}")
 
 

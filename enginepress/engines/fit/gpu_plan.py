@@ -110,7 +110,7 @@ class FitPlan:
                 "holds": self.container.holds,
                 "cuda": self.container.cuda,
                 "driver": self.container.driver,
-                "oldest_driver": versions.load_matrix().oldest_driver(self.container),
+                "oldest_driver": versions.load_matrix().driver_for(self.container, self.gpu),
                 "template": self.container.template if engine.builder != "llmapi" else "llmapi",
             },
             "world_size": self.world_size,
@@ -187,7 +187,7 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
     ]
     # Memory of a spread that cannot be is no news; on several nodes it still says what would be needed.
     if not any(p.where.startswith("engine.parallelism") for p in problems):
-        problems += _memory_problems(plan)
+        problems += [*_memory_problems(plan), *_conversion_problems(plan)]
     return replace(plan, problems=tuple(problems), notes=tuple(_notes(plan)))
 
 
@@ -338,6 +338,23 @@ def _memory_problems(plan: FitPlan) -> list[Problem]:
             + f", and {gib(max(0, plan.cache_pool))} are left on {on} beside weights of {gib(plan.weights.rank)}, "
             f"activations of {gib(plan.activations)} and overhead of {gib(plan.overhead)}",
             "",
+        )
+    ]
+
+
+def _conversion_problems(plan: FitPlan) -> list[Problem]:
+    """quantize.py is one process on one node."""
+    engine, needed = plan.recipe.engine, plan.host.convert_gpu_memory
+    if engine.gpu is None or needed <= engine.gpu.count * plan.memory:
+        return []
+    on = f"{engine.gpu.count} {plan.gpu.name}" if engine.gpu.count > 1 else plan.gpu.name
+    what = engine.precision if engine.kv_cache is None else f"{engine.precision} with a KV cache in {engine.kv_cache}"
+    return [
+        Problem(
+            "engine.converter",
+            f"making {what} in the container takes {gib(needed)} of GPU memory on one node (an estimate: the checkpoint and what "
+            f"is made of it), and {on} have {gib(engine.gpu.count * plan.memory)}",
+            "name a checkpoint that is quantized already as the source, or convert elsewhere",
         )
     ]
 
