@@ -34,14 +34,21 @@ def plan(recipe: Path, gpu: str | None, driver: str | None, as_json: bool) -> No
 
     Exit status: 0 it fits, 2 it does not.
     """
+    from enginepress.errors import EnginepressError
     from enginepress.recipe_file import load_recipe
     from enginepress.steps.plan import compare, plan_recipe
 
     loaded = load_recipe(recipe, need_reference=False)
     if gpu == "all":
-        _show_all(compare(loaded), as_json=as_json)
+        _show_all(compare(loaded, driver=driver), as_json=as_json)
         return
-    report = plan_recipe(loaded, gpu=gpu, driver=driver)
+    try:
+        report = plan_recipe(loaded, gpu=gpu, driver=driver)
+    except EnginepressError as error:
+        if as_json:  # a script gets an object in any case
+            said = {"where": error.where, "message": error.message, "fix": error.fix}
+            click.echo(json.dumps({"name": loaded.name, "fits": False, "error": said}, indent=2))
+        raise
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
@@ -99,6 +106,7 @@ def _gpu_rows(table: Table, plan: FitPlan) -> None:
         f"{plan.sequence} tokens" + (f"; {plan.request / GIB:.2f} GiB a GPU" if plan.world_size > 1 else ""),
     )
     add("full requests at once", f"{plan.full_requests} of {plan.batch}", f"the most that fit: {plan.largest_batch}")
+    add("longest prompt", f"{plan.longest_prompt} tokens", f"one pass takes {plan.tokens}")
     add("longest request", f"{plan.largest_sequence} tokens", f"the model was made for {plan.shape.context}")
     add("longest, all at once", f"{plan.largest_sequence_at_batch} tokens", f"{plan.batch} requests")
     table.add_section()
@@ -109,7 +117,7 @@ def _gpu_rows(table: Table, plan: FitPlan) -> None:
     table.add_section()
     size = f"{container.size_gb:g} GB, " if container.size_gb else ""
     add("image", container.image, f"{size}{container.holds}")
-    oldest = versions.load_matrix().oldest_driver(container)
+    oldest = versions.load_matrix().driver_for(container, plan.gpu)
     add("driver", f"{oldest} or newer" if oldest else "unknown", f"CUDA {container.cuda}; it came with {container.driver}")
 
 

@@ -61,6 +61,7 @@ class Gpu:
         marketed_gb: GB on the box.
         architecture: "Hopper".
         cuda: the first CUDA version that knows it.
+        driver: the first driver branch that knows it; None where that is older than any container's.
         nvlink: GPUs that one NVLink domain joins; 1 if none. across_nodes: also those of several nodes.
         precisions: what the hardware can do.
         smi_names: product names as nvidia-smi prints them.
@@ -78,6 +79,7 @@ class Gpu:
     nvlink: int
     precisions: tuple[str, ...]
     smi_names: tuple[str, ...]
+    driver: int | None = None
     mig: tuple[MigProfile, ...] = ()
     across_nodes: bool = False
     parent: str | None = None
@@ -128,6 +130,7 @@ def _gpu(table: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Gpu:
         architecture=architecture["name"],
         cuda=architecture["cuda"],
         nvlink=entry["nvlink"],
+        driver=architecture.get("driver"),
         across_nodes=entry.get("across_nodes", False),
         precisions=tuple(architecture["precisions"]),
         smi_names=tuple(entry["smi"]),

@@ -11,11 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enginepress.engines.tables import load_table
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
+
+if TYPE_CHECKING:
+    from enginepress.engines.gpus import Gpu
 
 FIELD = "engine.container"
 
@@ -119,6 +122,11 @@ class Matrix:
     def oldest_driver(self, container: Container) -> int | None:
         """The oldest driver branch ("525") that runs this container's CUDA; None if its CUDA is not known."""
         return self.drivers.get(int(container.cuda.split(".")[0])) if container.cuda else None
+
+    def driver_for(self, container: Container, gpu: Gpu | None) -> int | None:
+        """The oldest driver branch that runs this container's CUDA and knows this GPU."""
+        known = [n for n in (self.oldest_driver(container), gpu.driver if gpu is not None else None) if n is not None]
+        return max(known, default=None)
 
 
 def version_key(text: str) -> tuple[int, ...]:
@@ -295,8 +303,8 @@ def _newest(recipe: Recipe, matrix: Matrix, kind: str) -> Container:
 # Drivers --------------------------------------------------------------------------------------------------------------
 
 
-def check_driver(container: Container, driver: str, matrix: Matrix | None = None) -> None:
-    """Whether a machine's driver ("535.104.05") runs this container.
+def check_driver(container: Container, driver: str, matrix: Matrix | None = None, *, gpu: Gpu | None = None) -> None:
+    """Whether a machine's driver ("535.104.05") runs this container, and knows this GPU.
 
     CUDA's minor versions are compatible with each other from the oldest driver branch of their major version on
     (NVIDIA, CUDA Compatibility, minor version compatibility).
@@ -308,6 +316,12 @@ def check_driver(container: Container, driver: str, matrix: Matrix | None = None
     match = re.match(r"\d+", driver)
     if match is None:
         raise RecipeError(f"{driver!r} is no version of a driver", fix="nvidia-smi prints it, e.g. 580.95.05")
+    if gpu is not None and gpu.driver is not None and int(match.group()) < gpu.driver:
+        raise RecipeError(
+            f"driver {driver} is too old for {gpu.name}: {gpu.architecture} needs driver {gpu.driver} or newer",
+            where="--driver",
+            fix=f"install driver {(matrix or load_matrix()).driver_for(container, gpu)} or newer on the machine",
+        )
     if oldest is not None and int(match.group()) < oldest:
         raise RecipeError(
             f"driver {driver} is too old for Triton {container.tag}: its CUDA {container.cuda} needs driver {oldest} or newer "

@@ -81,13 +81,17 @@ def plan_recipe(recipe: Recipe, *, gpu: str | None = None, driver: str | None = 
         get_builder(recipe.engine.builder).check(seen.config, recipe)
         return PlanReport(recipe, seen.revision, cpu_plan(seen.config, seen.weight_bytes, recipe))
     device, container = fit.gpu_and_container(recipe)
-    found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container)
-    more = [*_driver_problems(container, driver), *_builder_problems(seen.config, recipe, found)]
-    found = replace(found, problems=(*found.problems, *more))
+    found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container, changes=False)
+
+    def objections(tried: Recipe, gpu: gpus.Gpu, row: versions.Container) -> list[Problem]:
+        return [*_driver_problems(gpu, row, driver), *_builder_problems(seen.config, tried)]
+
+    found = _with_problems(found, objections(recipe, device, container))
+    found = fit.with_changes(found, seen.weight_bytes, objections)
     return PlanReport(recipe, seen.revision, found, _commands(seen.config, recipe))
 
 
-def compare(recipe: Recipe) -> list[GpuRow]:
+def compare(recipe: Recipe, *, driver: str | None = None) -> list[GpuRow]:
     """The recipe on every GPU that is known, as many of each as it asks for, in the order of their memory."""
     if not _needs_gpu(recipe):
         raise UsageError(f"builder '{recipe.engine.builder}' uses no GPU", fix="leave --gpu out")
@@ -95,7 +99,9 @@ def compare(recipe: Recipe) -> list[GpuRow]:
     for gpu in sorted(gpus.load_gpus(), key=lambda g: g.memory_bytes):
         on = _on(recipe, gpu.name)
         device, container = fit.gpu_and_container(on)
-        rows.append(GpuRow(gpu, fit.plan_without_changes(seen.config, seen.weight_bytes, on, device, container)))
+        found = fit.plan_without_changes(seen.config, seen.weight_bytes, on, device, container)
+        more = [*_driver_problems(device, container, driver), *_builder_problems(seen.config, on)]
+        rows.append(GpuRow(gpu, _with_problems(found, more)))
     return rows
 
 
@@ -113,27 +119,33 @@ def _on(recipe: Recipe, gpu: str | None) -> Recipe:
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"gpu": named})})
 
 
-def _driver_problems(container: versions.Container, driver: str | None) -> list[Problem]:
+def _with_problems(found: fit.FitPlan, more: list[Problem]) -> fit.FitPlan:
+    """With these problems as well, unless the plan tells them already: builders ask the same functions for what containers, GPUs
+    and parallelism allow, and say in their own words what the plan says of the same field."""
+    fields = {known.where for known in found.problems}
+    new = [p for p in more if p.where not in fields and not any(known.message in p.message for known in found.problems)]
+    return replace(found, problems=(*found.problems, *new))
+
+
+def _driver_problems(gpu: gpus.Gpu, container: versions.Container, driver: str | None) -> list[Problem]:
     if driver is None:
         return []
     try:
-        versions.check_driver(container, driver)
+        versions.check_driver(container, driver, gpu=gpu)
     except RecipeError as error:
         return [Problem(error.where or "--driver", error.message, error.fix or "")]
     return []
 
 
-def _builder_problems(config: Mapping[str, Any], recipe: Recipe, found: fit.FitPlan) -> list[Problem]:
-    """What the builder itself has against the model or the recipe, unless the plan says it already: builders ask the same
-    functions for what containers, GPUs and parallelism allow."""
+def _builder_problems(config: Mapping[str, Any], recipe: Recipe) -> list[Problem]:
+    """What the builder itself has against the model or the recipe."""
     from enginepress.repository.plans import plan_models
 
     try:
         get_builder(recipe.engine.builder).check(config, recipe)
         plan_models(recipe)
     except EnginepressError as error:
-        if not any(known.message in error.message for known in found.problems):
-            return [Problem(error.where or "engine.builder", error.message, error.fix or "")]
+        return [Problem(error.where or "engine.builder", error.message, error.fix or "")]
     return []
 
 

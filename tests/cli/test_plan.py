@@ -82,6 +82,14 @@ def test_json_has_the_same_numbers_and_the_reasons(tmp_path: Path, stand_in: Sta
     assert refused["changes"][0]["set"] == {"engine.limits.max_sequence_length": 39616}
 
 
+def test_json_says_why_there_is_no_plan(tmp_path: Path, stand_in: StandInBuilder) -> None:
+    done = _process(write(tmp_path, gpu={"name": "H800"}), "--json")
+    assert done.returncode == 2
+    data = json.loads(done.stdout)
+    assert data["fits"] is False
+    assert data["error"]["where"] == "engine.gpu.name"
+
+
 def test_all_gpus_are_compared(tmp_path: Path, stand_in: StandInBuilder) -> None:
     done = invoke(write(tmp_path), "--gpu", "all")
     assert done.exit_code == 0, done.output

@@ -236,7 +236,7 @@ def test_llama_405b_in_bf16_on_eight_h100_is_refused_and_fp8_or_two_nodes_are_of
 
 
 def test_llama_405b_fits_on_eight_h100_in_fp8_and_on_two_nodes_in_bf16() -> None:
-    assert plan_of("llama-3.1-405b", recipe("H100-SXM5-80GB", precision="fp8", **EIGHT)).fits
+    assert plan_of("llama-3.1-405b", recipe("H100-SXM5-80GB", precision="fp8", converter="modelopt", **EIGHT)).fits
     spread = {"tensor": 8, "pipeline": 2}
     two = recipe("H100-SXM5-80GB", precision="bfloat16", count=8, nodes=2, parallelism=spread, served=False)
     plan = plan_of("llama-3.1-405b", two)

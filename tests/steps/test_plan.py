@@ -239,3 +239,130 @@ def test_a_quantization_that_cannot_be_read_is_refused_naming_its_file(tmp_path:
     with pytest.raises(SourceError, match="no 'quantization'") as caught:
         step.plan_recipe(of_folder(folder))
     assert caught.value.where == f"file://{folder}/hf_quant_config.json"
+
+
+TEXTS = {"calibration": {"data": "texts.jsonl"}}
+EIGHT = {"count": 8, "parallelism": {"tensor": 8}}
+
+
+def _changes(report: step.PlanReport) -> list[dict[str, Any]]:
+    assert isinstance(report.plan, FitPlan)
+    return [dict(change.fields) for change in report.plan.changes]
+
+
+def _tried(folder: Path, of: Recipe, report: step.PlanReport, driver: str | None = None) -> None:
+    """Every change that is offered is applied and planned as if the user had written it."""
+    assert isinstance(report.plan, FitPlan)
+    for change in report.plan.changes:
+        applied = change.apply(of)
+        assert Recipe.model_validate(applied.model_dump()) == applied
+        assert step.plan_recipe(applied, driver=driver).refusal is None, change.text
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "fields"),
+    [
+        ("llama-3.1-405b", 811.7, {"gpu": "H100-SXM5-80GB", "precision": "fp8", **EIGHT,
+                                    "limits": {"max_sequence_length": 8192}}),
+        ("llama-3.1-70b", 141, {"gpu": "H100-SXM5-80GB", "precision": "fp8", "limits": {"max_sequence_length": 2048}}),
+        ("llama-3.1-70b", 141, {"gpu": "L4", "precision": "int4_awq", "count": 4, "parallelism": {"tensor": 4},
+                                "limits": {"max_sequence_length": 4096}}),
+    ],
+)  # fmt: skip
+def test_what_the_gpus_hold_but_cannot_make_is_refused_and_modelopt_is_offered(
+    tmp_path: Path, model: str, size: float, fields: dict[str, Any]
+) -> None:
+    of = of_folder(checkpoint(tmp_path / "checkpoint", model, size), **fields, **TEXTS)
+    report = step.plan_recipe(of)
+    assert isinstance(report.plan, FitPlan)
+    assert [p.where for p in report.plan.problems] == ["engine.converter"]
+    assert {"engine.converter": "modelopt"} in _changes(report)
+    assert "GiB of host memory" in str(report.refusal and report.refusal.fix)
+    assert ({"engine.options.convert.use_fp8_rowwise": True} in _changes(report)) == (of.engine.precision == "fp8")
+    _tried(tmp_path, of, report)
+
+
+def test_llama_405b_in_16_bit_is_offered_fp8_that_can_be_made_and_two_nodes(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint", "llama-3.1-405b", 811.7)
+    of = of_folder(folder, gpu="H100-SXM5-80GB", precision="bfloat16", **EIGHT)
+    report = step.plan_recipe(of)
+    fp8 = next(c for c in _changes(report) if c.get("engine.precision") == "fp8")
+    assert fp8["engine.converter"] == "modelopt"
+    assert "engine.calibration" in fp8
+    assert any(c.get("engine.gpu.nodes") == 2 for c in _changes(report))
+    _tried(tmp_path, of, report)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_rounding_needs_no_gpu_memory_to_convert(tmp_path: Path) -> None:
+    of = of_folder(checkpoint(tmp_path / "checkpoint", "llama-3.1-70b", 141), gpu="H200-SXM5-141GB", precision="int8",
+                   limits={"max_sequence_length": 4096})  # fmt: skip
+    assert step.plan_recipe(of).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "fields", "driver"),
+    [
+        ("llama-3-8b", 16.06, {"gpu": "A100-SXM4-40GB", "precision": "fp8"}, None),
+        ("llama-3-8b", 16.06, {"gpu": "B200-180GB", "precision": "bfloat16", "container": "25.03"}, None),
+        ("llama-3-8b", 16.06, {"gpu": "L4", "parallelism": {"tensor": 2}}, None),
+        ("llama-3-8b", 16.06, {"gpu": "H100-SXM5-80GB", "precision": "fp8"}, None),
+        ("llama-3-8b", 16.06, {"gpu": "L40S", "precision": "float16"}, "535.104.05"),
+        ("llama-3.1-70b", 141, {"gpu": "L40S", "precision": "bfloat16", "builder": "llmapi", **TEXTS}, None),
+        ("llama-3.1-70b", 141, {"gpu": "L40S", "precision": "fp8", **TEXTS}, None),
+    ],
+)
+def test_each_change_that_is_offered_has_the_builders_and_the_drivers_leave(
+    tmp_path: Path, model: str, size: float, fields: dict[str, Any], driver: str | None
+) -> None:
+    of = of_folder(checkpoint(tmp_path / "checkpoint", model, size), **fields)
+    report = step.plan_recipe(of, driver=driver)
+    assert report.refusal is not None
+    _tried(tmp_path, of, report, driver)
+
+
+def test_a_model_that_the_builder_never_takes_is_offered_no_other_gpu(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint", "deepseek-v3", 688)
+    report = step.plan_recipe(of_folder(folder, gpu="H200-SXM5-141GB", precision="fp8", **EIGHT))
+    assert report.refusal is not None
+    assert _changes(report) == []
+    assert "llmapi" in str(report.refusal.fix)
+
+
+def test_a_newer_container_is_offered_for_a_gpu_that_the_named_one_does_not_know(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    report = step.plan_recipe(of_folder(folder, gpu="B200-180GB", precision="bfloat16", container="25.03"))
+    assert _changes(report)[0] == {"engine.container": "26.07"}
+
+
+def test_an_older_container_is_offered_for_an_older_driver(tmp_path: Path) -> None:
+    report = step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint"), gpu="L40S"), driver="535.104.05")
+    assert {"engine.container": "25.10"} in _changes(report)
+
+
+def test_a_driver_must_know_the_gpu_too(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    of = of_folder(folder, gpu="B200-180GB", precision="bfloat16", container="25.10", builder="llmapi")
+    refusal = step.plan_recipe(of, driver="525.60.13").refusal
+    assert refusal is not None
+    assert "driver 525.60.13 is too old for B200-180GB" in refusal.message
+    assert step.plan_recipe(of, driver="570.133.20").refusal is None
+
+
+def test_a_comparison_asks_the_builder_and_the_driver_of_each_gpu(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "checkpoint")
+    assert not any(r.plan.fits for r in step.compare(of_folder(folder), driver="470.57"))
+    deepseek = of_folder(checkpoint(tmp_path / "deepseek", "deepseek-v3", 688), gpu="B300-288GB", precision="fp8", **EIGHT)
+    assert not any(r.plan.fits for r in step.compare(deepseek))
+
+
+def test_too_few_gpus_are_one_problem(tmp_path: Path) -> None:
+    report = step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint"), parallelism={"tensor": 2}))
+    assert isinstance(report.plan, FitPlan)
+    assert [p.where for p in report.plan.problems] == ["engine.gpu.count"]
+
+
+def test_a_share_of_memory_that_is_too_small_is_offered_the_usual_one(tmp_path: Path) -> None:
+    small = {"engine_args": {"gpu_memory_utilization": 0.1}}
+    report = step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint"), builder="vllm", serving=small))
+    assert _changes(report)[0] == {"serving.engine_args.gpu_memory_utilization": 0.9}

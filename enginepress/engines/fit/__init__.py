@@ -15,7 +15,7 @@ from typing import Any
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.change import Change
-from enginepress.engines.fit.changes import changes_for
+from enginepress.engines.fit.changes import Objections, changes_for
 from enginepress.engines.fit.gpu_plan import FitPlan, assess
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.fit.problem import Problem, combined
@@ -34,15 +34,25 @@ __all__ = [
     "plan",
     "plan_without_changes",
     "refusal",
+    "with_changes",
 ]
 
 
-def plan(config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container) -> FitPlan:
+def plan(
+    config: Mapping[str, Any],
+    weight_bytes: int | None,
+    recipe: Recipe,
+    gpu: Gpu,
+    container: Container,
+    *,
+    changes: bool = True,
+) -> FitPlan:
     """What the recipe takes. Pure.
 
     Args:
         config: the checkpoint's config.json.
         weight_bytes: of its weight files together, or None to go by the shapes.
+        changes: look for changes if it does not fit.
 
     Raises:
         SourceError, UnsupportedModelError: if config.json does not say what the model is.
@@ -50,7 +60,7 @@ def plan(config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gp
     shape = read_shape(config)
     found = assess(shape, weight_bytes, recipe, gpu, container)
     if not found.fits:
-        return replace(found, changes=changes_for(found, weight_bytes))
+        return replace(found, changes=changes_for(found, weight_bytes)) if changes else found
     for profile in gpu.mig[:-1] if found.world_size == 1 else ():  # the last is the whole GPU
         part = gpu.profile(profile.name)
         if (
@@ -79,6 +89,11 @@ def check(config: Mapping[str, Any], recipe: Recipe, weight_bytes: int | None = 
     if not found.fits:
         raise refusal(found)
     return found
+
+
+def with_changes(found: FitPlan, weight_bytes: int | None, objections: Objections) -> FitPlan:
+    """A plan that does not hold, with changes that do: neither the plan nor those who object have anything against them."""
+    return found if found.fits else replace(found, changes=changes_for(found, weight_bytes, objections))
 
 
 def refusal(found: FitPlan) -> RecipeError:

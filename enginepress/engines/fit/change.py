@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from enginepress.recipe import Recipe
 
 
@@ -27,16 +29,24 @@ class Change:
         return ", ".join(f"{name}: {_shown(value)}" for name, value in self.fields)
 
     def to_json(self) -> dict[str, Any]:
-        return {"set": dict(self.fields), "why": self.why}
+        return {"set": {name: _plain(value) for name, value in self.fields}, "why": self.why}
 
 
 def _with(model: Any, path: list[str], value: Any) -> Any:
+    if isinstance(model, dict):
+        return {**model, ".".join(path): value}
     if len(path) == 1:
         return model.model_copy(update={path[0]: value})
     return model.model_copy(update={path[0]: _with(getattr(model, path[0]), path[1:], value)})
 
 
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, BaseModel) else value
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{name}: {inner}" for name, inner in _plain(value).items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)

@@ -6,47 +6,66 @@ precision, then more GPUs of the node, another GPU, more nodes; two of them toge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import Shape
 from enginepress.engines.fit.change import Change
-from enginepress.engines.fit.gpu_plan import FitPlan, assess, largest
+from enginepress.engines.fit.gpu_plan import FitPlan, assess, gib, largest
 from enginepress.engines.fit.parallelism import usable_tensor_sizes
+from enginepress.engines.fit.problem import Problem
 from enginepress.engines.fit.sizes import WEIGHT_BYTES
+from enginepress.engines.fit.working import cache_share
 from enginepress.engines.gpus import Gpu
+from enginepress.engines.prompts import why_whole
+from enginepress.engines.versions import Container
 from enginepress.errors import EnginepressError
-from enginepress.recipe import Recipe
+from enginepress.recipe import Calibration, Recipe
+
+Objections = Callable[[Recipe, Gpu, Container], list[Problem]]
+"""What others than the plan have against a recipe: its builder, the machines' driver."""
+
+TEXTS = ("engine.calibration", Calibration(data="texts.jsonl"))
+"""Stands for a file that the user has to name."""
+
+ROWWISE_SM = ("89", "90")
+"""Where FP8 by rows is computed (TensorRT-LLM refuses its plugin on SM 100: plugin.py, `PluginConfig.validate`)."""
 
 MIN_SEQUENCE = 512
 """A shorter context is no help to anybody."""
 
 MIN_TOKENS = 512
+USUAL_SHARE = 0.9
 
 BY_QUALITY = ("float16", "bfloat16", "fp8", "int8", "nvfp4", "int4_awq", "w4a8_awq", "int4")
 """Precisions that save memory, roughly by what they cost in quality. SmoothQuant is left out: int8 weights save the same."""
-
-CALIBRATED = ("fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq")
-"""Precisions that are measured with texts."""
 
 GPUS_A_NODE = (1, 2, 4, 8)
 MAX_NODES = 8
 AT_MOST = 6
 """Changes offered."""
 
+_TEXTS_ONLY = "texts"
+_MODELOPT = ("engine.converter", "modelopt")
 
-def changes_for(plan: FitPlan, weight_bytes: int | None) -> tuple[Change, ...]:
-    """Changes that make a refused plan fit, smallest first; empty if none is known."""
-    search = _Search(plan, weight_bytes)
+
+def changes_for(plan: FitPlan, weight_bytes: int | None, objections: Objections | None = None) -> tuple[Change, ...]:
+    """Changes that make a refused plan fit, smallest first; empty if none is known.
+
+    Args:
+        objections: asked of each change that would fit: it is offered only if there are none.
+    """
+    search = _Search(plan, weight_bytes, objections or (lambda recipe, gpu, container: []))
     singles = list(islice(search.singles(), AT_MOST))
     return tuple(singles or islice(search.pairs(), AT_MOST // 2))
 
 
 class _Search:
-    def __init__(self, plan: FitPlan, weight_bytes: int | None) -> None:
+    def __init__(self, plan: FitPlan, weight_bytes: int | None, objections: Objections) -> None:
         self.plan = plan
+        self.objections = objections
         self.shape: Shape = plan.shape
         self.recipe: Recipe = plan.recipe
         self.weight_bytes = weight_bytes
@@ -55,32 +74,61 @@ class _Search:
         self.always = _unserved(plan.recipe) if nodes > 1 else ()
 
     def fits(self, change: Change) -> bool:
-        recipe = self.whole(change).apply(self.recipe)
+        return not any(against != _TEXTS_ONLY for against in self.against(self.named(change)))
+
+    def against(self, change: Change) -> list[str]:
+        """Fields that are still in the way with this change, and `_TEXTS_ONLY` if it needs texts and has none."""
+        recipe = change.apply(self.recipe)
         gpu, container = self.plan.gpu, self.plan.container
         try:
             if recipe.engine.gpu is not None and recipe.engine.gpu != self.recipe.engine.gpu:
                 gpu = gpus.find(recipe.engine.gpu.name)
             if recipe.engine != self.recipe.engine:
                 container = versions.choose(recipe)
-            return assess(self.shape, self.weight_bytes, recipe, gpu, container).fits
-        except EnginepressError:
-            return False
+            found = assess(self.shape, self.weight_bytes, recipe, gpu, container)
+            if found.fits:
+                found_by_others = self.objections(recipe, gpu, container)
+                if [p.where for p in found_by_others] == [TEXTS[0]] and recipe.engine.calibration is None:
+                    with_texts = Change((*change.fields, TEXTS), change.why)
+                    return [_TEXTS_ONLY, *self.against(with_texts)]
+                return [p.where for p in found_by_others]
+            return [p.where for p in found.problems]
+        except EnginepressError as error:
+            return [error.where or "recipe"]
 
-    def whole(self, change: Change) -> Change:
-        """With what is needed beside every change."""
+    def named(self, change: Change) -> Change:
+        """With what several nodes need beside every change."""
         named = {name for name, _ in change.fields}
         return Change((*change.fields, *(f for f in self.always if f[0] not in named)), change.why)
 
+    def whole(self, change: Change) -> Change:
+        """With all that is needed beside it."""
+        change = self.named(change)
+        if _TEXTS_ONLY not in self.against(change):
+            return change
+        return Change((*change.fields, TEXTS), f"{change.why}; texts.jsonl stands for a local file of your texts")
+
     def singles(self) -> Iterator[Change]:
-        if self.always and self.fits(Change((), "")):
-            yield Change(self.always, "unserved: for channel candidate only")
+        if self.fits(Change((), "")):
+            # Nothing is missing but these: what the gate, or what a quantization, cannot do without.
+            why = "unserved: for channel candidate only" if self.always else "texts to measure activations with"
+            change = self.whole(Change((), why))
+            if change.fields:
+                yield change
+                yield from map(self.whole, self.by_rows())
             return
         for kind in (
+            self.larger_share,
             self.fewer_tokens,
+            self.more_tokens,
             self.fewer_requests,
             self.smaller_cache,
             self.shorter,
+            self.elsewhere,
+            self.by_rows,
+            self.container,
             self.precision,
+            self.precision_elsewhere,
             self.spread,
             self.more_gpus,
             self.other_gpu,
@@ -109,12 +157,32 @@ class _Search:
     def fewer_tokens(self) -> Iterator[Change]:
         field = "engine.limits.max_num_tokens"
 
+        whole = why_whole(self.recipe, latent=self.shape.latent is not None, sm=self.plan.gpu.sm) is not None
+        price = "longer prompts are refused" if whole else "longer prompts take more passes"
+
         def change(tokens: int) -> Change:
-            return Change(((field, tokens),), "fewer tokens in one pass: smaller activations, longer prompts take more passes")
+            return Change(((field, tokens),), f"fewer tokens in one pass: smaller activations, {price}")
 
         least = max(MIN_TOKENS, self.plan.batch * self.recipe.engine.limits.max_beam_width)
         if self.plan.tokens > least and self.fits(change(least)):
             yield change(max(least, largest(lambda n: self.fits(change(max(n, least))), self.plan.tokens, 256)))
+
+    def more_tokens(self) -> Iterator[Change]:
+        """A pass that takes a whole prompt, where prompts are not computed in pieces."""
+        asked = self.recipe.engine.limits.max_input_length
+        if asked is not None and self.plan.longest_prompt < asked:
+            change = Change((("engine.limits.max_num_tokens", asked),), "a pass takes a whole prompt")
+            if self.fits(change):
+                yield change
+
+    def larger_share(self) -> Iterator[Change]:
+        """More memory for the cache, where the recipe gives it less than is usual."""
+        field = {"vllm": "engine_args.gpu_memory_utilization", "tensorrt_llm": "parameters.kv_cache_free_gpu_mem_fraction"}
+        name = field.get(self.recipe.engine.builder)
+        if name is not None and cache_share(self.recipe) < USUAL_SHARE:
+            change = Change(((f"serving.{name}", USUAL_SHARE),), "the usual share of memory")
+            if self.fits(change):
+                yield change
 
     def fewer_requests(self) -> Iterator[Change]:
         field = "engine.limits.max_batch_size"
@@ -149,6 +217,49 @@ class _Search:
             if self.fits(change):
                 yield change
                 return
+
+    def elsewhere(self) -> Iterator[Change]:
+        """The same, converted by ModelOpt in host memory."""
+        change = Change((_MODELOPT,), self._host_memory((_MODELOPT,)))
+        if self.recipe.engine.builder == "tensorrt_llm" and self.recipe.engine.converter != "modelopt" and self.fits(change):
+            yield change
+
+    def by_rows(self) -> Iterator[Change]:
+        """FP8 that measures nothing beforehand, where the family's script has it."""
+        engine = self.recipe.engine
+        change = Change((("engine.options.convert.use_fp8_rowwise", True),), "scales by rows, without texts, in host memory")
+        possible = engine.builder == "tensorrt_llm" and engine.precision == "fp8" and self.plan.gpu.sm in ROWWISE_SM
+        if possible and self.against(self.named(change)) == []:
+            yield change
+
+    def container(self) -> Iterator[Change]:
+        """Another container, the newest that can; an image of the user's own is what it is."""
+        engine = self.recipe.engine
+        if engine.image is not None:
+            return
+        kind = versions.load_matrix().kind(engine.builder) or ""
+        for row in versions.load_matrix().of_kind(kind):
+            if engine.builder in row.builders and row.tag != self.plan.container.tag:
+                change = Change((("engine.container", row.tag),), f"{row.holds}, CUDA {row.cuda}")
+                if self.fits(change):
+                    yield change
+                    return
+
+    def precision_elsewhere(self) -> Iterator[Change]:
+        """A smaller precision that the GPUs hold but cannot make."""
+        if self.recipe.engine.builder != "tensorrt_llm" or self.recipe.engine.converter == "modelopt":
+            return
+        for name in self._precisions():
+            fields = (("engine.precision", name), _MODELOPT)
+            change = Change(fields, f"{self._weights_in(name)}; {self._host_memory(fields)}")
+            if not self.fits(Change(fields[:1], "")) and self.fits(change):
+                yield change
+                return
+
+    def _host_memory(self, fields: tuple[tuple[str, Any], ...]) -> str:
+        """What ModelOpt takes of the machine that converts."""
+        made = assess(self.shape, self.weight_bytes, Change(fields, "").apply(self.recipe), self.plan.gpu, self.plan.container)
+        return f"made by ModelOpt on a CPU, which takes {gib(made.host.convert_memory)} of host memory"
 
     def spread(self) -> Iterator[Change]:
         """Another spread over the GPUs that there are, or over fewer of them, where the recipe's is impossible."""
@@ -198,8 +309,7 @@ class _Search:
 
     def _weights_in(self, precision: str) -> str:
         bits = round(8 * _bytes(precision))
-        measured = precision in CALIBRATED and self.recipe.engine.calibration is None
-        return f"weights of {bits} bits" + (", made with engine.calibration" if measured else "")
+        return f"weights of {bits} bits"
 
     def _gpu_counts(self) -> Iterator[Change]:
         """More GPUs of this kind in each node, with tensor parallelism over all of them."""

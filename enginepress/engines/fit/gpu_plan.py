@@ -20,8 +20,9 @@ from enginepress.engines.fit.parallelism import parallelism_problems
 from enginepress.engines.fit.problem import Problem, of_error
 from enginepress.engines.fit.sizes import GB, GIB, quantized_as
 from enginepress.engines.fit.weights import Weights, weights_of
-from enginepress.engines.fit.working import activations_of, cache_pool, overhead_of, tokens_of
+from enginepress.engines.fit.working import activations_of, cache_pool, overhead_of
 from enginepress.engines.gpus import Gpu
+from enginepress.engines.prompts import longest_prompt, tokens_of, why_whole
 from enginepress.engines.versions import Container
 from enginepress.recipe import Recipe
 
@@ -35,6 +36,7 @@ class FitPlan:
         cache_pool: for the KV cache; negative if not even the rest fits.
         request: KV cache of one request of full length; `request_all` on all ranks together.
         sequence: tokens of a request of full length. batch: requests asked for at once.
+        longest_prompt: tokens of the longest prompt that is served.
         full_requests: of full length that the cache holds at once.
         largest_batch: the most requests of full length that fit at once, whatever the recipe asks.
         largest_sequence: the longest single request that fits, at most what the model was made for.
@@ -58,6 +60,7 @@ class FitPlan:
     request_all: int
     tokens: int
     sequence: int
+    longest_prompt: int
     batch: int
     full_requests: int
     largest_batch: int
@@ -107,7 +110,7 @@ class FitPlan:
                 "holds": self.container.holds,
                 "cuda": self.container.cuda,
                 "driver": self.container.driver,
-                "oldest_driver": versions.load_matrix().oldest_driver(self.container),
+                "oldest_driver": versions.load_matrix().driver_for(self.container, self.gpu),
                 "template": self.container.template if engine.builder != "llmapi" else "llmapi",
             },
             "world_size": self.world_size,
@@ -126,6 +129,7 @@ class FitPlan:
             "kv_cache_per_request": self.request_all,
             "max_num_tokens": self.tokens,
             "sequence": self.sequence,
+            "longest_prompt": self.longest_prompt,
             "batch": self.batch,
             "full_requests": self.full_requests,
             "largest_batch": self.largest_batch,
@@ -167,6 +171,7 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
         request_all=cache.all_request(sequence, limits.max_beam_width),
         tokens=tokens_of(recipe, sequence),
         sequence=sequence,
+        longest_prompt=longest_prompt(recipe, sequence, latent=shape.latent is not None, sm=gpu.sm),
         batch=limits.max_batch_size,
         full_requests=min(largest_batch, limits.max_batch_size),
         largest_batch=largest_batch,
@@ -182,7 +187,7 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
     ]
     # Memory of a spread that cannot be is no news; on several nodes it still says what would be needed.
     if not any(p.where.startswith("engine.parallelism") for p in problems):
-        problems += _memory_problems(plan)
+        problems += [*_memory_problems(plan), *_conversion_problems(plan)]
     return replace(plan, problems=tuple(problems), notes=tuple(_notes(plan)))
 
 
@@ -222,6 +227,15 @@ def _limit_problems(plan: FitPlan) -> list[Problem]:
                 "set it below the sequence's length, or leave it out",
             )
         )
+    elif (asked := limits.max_input_length) is not None and min(asked, plan.sequence - 1) > plan.longest_prompt:
+        problems.append(
+            Problem(
+                "engine.limits.max_input_length",
+                f"prompts of {asked} tokens are asked for, and the longest prompt that is served has {plan.longest_prompt}: one "
+                f"pass takes {plan.tokens} tokens, and {_whole(plan)}",
+                f"set engine.limits.max_num_tokens to {asked} or more, or let prompts be computed in pieces",
+            )
+        )
     if limits.max_num_tokens is not None and limits.max_num_tokens < limits.max_batch_size * limits.max_beam_width:
         problems.append(
             Problem(
@@ -232,6 +246,10 @@ def _limit_problems(plan: FitPlan) -> list[Problem]:
             )
         )
     return problems
+
+
+def _whole(plan: FitPlan) -> str | None:
+    return why_whole(plan.recipe, latent=plan.shape.latent is not None, sm=plan.gpu.sm)
 
 
 def _container_problems(plan: FitPlan) -> list[Problem]:
@@ -324,6 +342,23 @@ def _memory_problems(plan: FitPlan) -> list[Problem]:
     ]
 
 
+def _conversion_problems(plan: FitPlan) -> list[Problem]:
+    """quantize.py is one process on one node."""
+    engine, needed = plan.recipe.engine, plan.host.convert_gpu_memory
+    if engine.gpu is None or needed <= engine.gpu.count * plan.memory:
+        return []
+    on = f"{engine.gpu.count} {plan.gpu.name}" if engine.gpu.count > 1 else plan.gpu.name
+    what = engine.precision if engine.kv_cache is None else f"{engine.precision} with a KV cache in {engine.kv_cache}"
+    return [
+        Problem(
+            "engine.converter",
+            f"making {what} in the container takes {gib(needed)} of GPU memory on one node (an estimate: the checkpoint and what "
+            f"is made of it), and {on} have {gib(engine.gpu.count * plan.memory)}",
+            "name a checkpoint that is quantized already as the source, or convert elsewhere",
+        )
+    ]
+
+
 # What one should know -------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +370,8 @@ def _notes(plan: FitPlan) -> list[str]:
             f"{plan.full_requests} of {plan.batch} requests run at once if all have {plan.sequence} tokens; the others wait"
             + (f". All {plan.batch} run at once up to {longest} tokens" if longest else "")
         )
+    if plan.longest_prompt < min(plan.recipe.engine.limits.max_input_length or plan.sequence, plan.sequence - 1):
+        notes.append(f"longer prompts than {plan.longest_prompt} tokens are refused, since {_whole(plan)}")
     if plan.shape.windowed_layers and plan.cache.window is None:
         notes.append(
             f"{plan.shape.windowed_layers} of {plan.shape.layers} layers look back {plan.shape.window} tokens only; the cache is "

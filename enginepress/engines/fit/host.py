@@ -17,6 +17,9 @@ MODELOPT_FACTOR = 2.2
 
 SPARE = 1.1
 
+MEASURED = ("fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq")
+"""Precisions that are made with texts."""
+
 
 @dataclass(frozen=True)
 class Host:
@@ -48,6 +51,16 @@ def _workers(recipe: Recipe) -> int:
     return said if type(said) is int and said > 0 else here
 
 
+def _measures_on_gpu(recipe: Recipe) -> bool:
+    """Whether the container's tools load the model onto GPUs, to measure activations with texts. Rounding of weights and FP8 by
+    rows are done by convert_checkpoint.py, in host memory."""
+    engine, options = recipe.engine, recipe.engine.options.convert
+    if engine.converter == "modelopt" or "cpu" in (options.get("device"), options.get("device_map")):
+        return False
+    by_rows = engine.precision == "fp8" and options.get("use_fp8_rowwise", False) is not False
+    return engine.kv_cache is not None or (engine.precision in MEASURED and not by_rows)
+
+
 def host_of(recipe: Recipe, weights: Weights, *, quantized: bool) -> Host:
     """Args:
     quantized: the checkpoint is quantized already and stays as it is.
@@ -59,7 +72,7 @@ def host_of(recipe: Recipe, weights: Weights, *, quantized: bool) -> Host:
         # convert_checkpoint.py holds the checkpoint and one rank at a time (its default is one worker).
         convert = int(weights.checkpoint * (MODELOPT_FACTOR if by_tool else SPARE)) + (0 if by_tool else weights.rank)
         # 70B in BF16 to FP8 needs its 140 GB and 70 more on GPUs (workflow.md).
-        on_gpu = weights.checkpoint + weights.total if quantizes and not by_tool else 0
+        on_gpu = weights.checkpoint + weights.total if not quantized and _measures_on_gpu(recipe) else 0
         return Host(
             convert_memory=convert + PROCESS_BYTES,
             convert_gpu_memory=on_gpu,

@@ -247,6 +247,8 @@ def _wiring_problems(recipe: Recipe, gpu: Gpu) -> list[Problem]:
     if engine.gpu is None:
         return []
     group, count = engine.parallelism.tensor * engine.parallelism.context, engine.gpu.count
+    if gpu.parent is None and engine.parallelism.world_size > count * engine.gpu.nodes:
+        return []  # there are too few at all, which `_world_problems` says
     if gpu.parent is not None and engine.parallelism.world_size > 1:
         return [
             Problem(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enginepress.engines.architecture import Shape
 from enginepress.engines.fit.sizes import GIB, activation_bytes
+from enginepress.engines.prompts import tokens_of
 from enginepress.recipe import Recipe
 
 HIDDEN_COPIES = 4
@@ -32,15 +33,6 @@ BUFFER_BYTES = int(0.25 * GIB)
 
 EXCHANGE_BYTES = int(0.5 * GIB)
 """Buffers of NCCL and of all-reduce, on each of several ranks. Not from the log: a guess on the safe side."""
-
-DEFAULT_TOKENS = 8192
-"""max_num_tokens of trtllm-build if nothing is said."""
-
-
-def tokens_of(recipe: Recipe, sequence: int) -> int:
-    """Tokens of all requests in one pass: what activations are sized for."""
-    limits = recipe.engine.limits
-    return limits.max_num_tokens or max(min(DEFAULT_TOKENS, sequence), limits.max_batch_size * limits.max_beam_width)
 
 
 def activations_of(shape: Shape, recipe: Recipe, sequence: int) -> int:

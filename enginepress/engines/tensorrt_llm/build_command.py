@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from enginepress.engines.prompts import paged_context
 from enginepress.engines.tensorrt_llm import contracts, places
 from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, FAMILIES, architecture_name, release_of
 from enginepress.engines.tensorrt_llm.model import context_of, longest_sequence
@@ -121,8 +122,6 @@ def plan_build(config: Mapping[str, Any], recipe: Recipe, *, version: str, sm: s
     contract = contracts.load("trtllm-build", version)
     engine, name = recipe.engine, architecture_name(config)
     quantized = engine.precision == "fp8"
-    # The kernels that read a paged cache while prompts are computed exist for fp8 caches only together with fp8 weights.
-    paged = "disable" if engine.kv_cache == "int8" or (engine.kv_cache == "fp8" and not quantized) else "enable"
     wanted: Arguments = {
         "--checkpoint_dir": places.CONVERTED,
         "--output_dir": places.ENGINE,
@@ -134,7 +133,7 @@ def plan_build(config: Mapping[str, Any], recipe: Recipe, *, version: str, sm: s
         "--nccl_plugin": "auto",
         "--lora_plugin": "disable",
         "--context_fmha": "enable",
-        "--use_paged_context_fmha": paged,
+        "--use_paged_context_fmha": "enable" if paged_context(recipe) else "disable",
         "--use_fp8_context_fmha": "enable" if quantized and engine.kv_cache == "fp8" else "disable",
         "--remove_input_padding": "enable",
         "--tokens_per_block": str(TOKENS_PER_BLOCK),

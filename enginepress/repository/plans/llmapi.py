@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from enginepress.engines.prompts import wants_chunks
 from enginepress.repository import UNPLACED_VERSION
 from enginepress.repository.plans import ModelPlan
 from enginepress.repository.plans.engine_args import check_engine_args
@@ -63,6 +64,7 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
         "max_seq_len": limits.max_sequence_length,
         "max_input_len": limits.max_input_length,
         "max_num_tokens": limits.max_num_tokens,
+        "enable_chunked_prefill": wants_chunks(recipe) or None,  # a prompt longer than a pass would be refused otherwise
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     given |= recipe.serving.engine_args

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from enginepress.engines.prompts import paged_context, wants_chunks
 from enginepress.errors import RecipeError
 from enginepress.repository import UNPLACED_VERSION
 from enginepress.repository.plans import ModelPlan
@@ -102,6 +103,7 @@ def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
                     "gpt_model_path": engine,
                     "max_beam_width": str(recipe.engine.limits.max_beam_width),
                     **_DEFAULTS,
+                    **_chunked(recipe),
                     **({"multi_gpu": recipe.serving.multi_gpu} if recipe.engine.parallelism.world_size > 1 else {}),
                     **({"tokenizer_dir": tokenizer} if _of(given, "guided_decoding_backend") else {}),
                     **_parameters(given, "engine"),
@@ -177,9 +179,20 @@ def check_together(recipe: Recipe, given: Mapping[Parameter, str]) -> None:
     share = _of(given, "gpu_weights_percent")
     if share is not None and float(share) < 1 and not _enabled(recipe, "weight_streaming"):
         raise _refusal("gpu_weights_percent", f"is {share}; below 1 the engine must be built with options.build.weight_streaming")
-    if _of(given, "enable_chunked_context") == "true" and recipe.engine.options.build.get("use_paged_context_fmha") == "disable":
-        raise _refusal("enable_chunked_context", "needs options.build.use_paged_context_fmha, which is disabled")
+    if _of(given, "enable_chunked_context") == "true" and not paged_context(recipe):
+        engine = recipe.engine
+        why = (
+            "is disabled"
+            if "use_paged_context_fmha" in engine.options.build
+            else f"engines in {engine.precision} with a KV cache in {engine.kv_cache} do not have"
+        )
+        raise _refusal("enable_chunked_context", f"needs options.build.use_paged_context_fmha, which {why}")
     _check_devices(recipe, given, world)
+
+
+def _chunked(recipe: Recipe) -> dict[str, str]:
+    """Prompts longer than a pass in pieces, wherever engines can: the runtime would refuse them otherwise."""
+    return {"enable_chunked_context": "true"} if wants_chunks(recipe) and paged_context(recipe) else {}
 
 
 def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -> None:
