@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from enginepress.calibration import FIELD, read_texts
 from enginepress.canonical import json_digest, parameter_json
 from enginepress.errors import RecipeError
 from enginepress.files import hash_file
@@ -227,16 +228,15 @@ def _read_reference(path: Path) -> dict[str, Any]:
 
 
 def _found_calibration(calibration: Calibration, folder: Path) -> Calibration:
-    """With an absolute path, and with the digest by which the build key knows the file."""
+    """With an absolute path, and with the digest by which the build key knows the file. Its texts are read, and not kept."""
     path = Path(os.path.normpath(folder / os.path.expanduser(calibration.data.removeprefix("file://"))))
-    field = "engine.calibration.data"
     if path.suffix not in (".jsonl", ".txt"):
-        raise RecipeError(f"{field}: is neither a .jsonl nor a .txt file", where=str(path))
+        raise RecipeError(f"{FIELD}: is neither a .jsonl nor a .txt file", where=str(path))
     try:
         digest = hash_file(path)
     except OSError as error:
         raise RecipeError(
-            f"{field}: cannot be read: {error.strerror}",
+            f"{FIELD}: cannot be read: {error.strerror}",
             where=str(path),
             fix="name a local file with a few hundred texts of the kind that the model will see; nothing is downloaded for this",
         ) from None
@@ -246,6 +246,7 @@ def _found_calibration(calibration: Calibration, folder: Path) -> Calibration:
             where=str(path),
             fix="put the file back, or write its digest into the recipe",
         )
+    read_texts(calibration.model_copy(update={"data": str(path), "sha256": None}))
     return calibration.model_copy(update={"data": str(path), "sha256": digest})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,34 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(_write(tmp_path, {"name": "x", "source": "bad", "stores": ["worse"], "what": 1}))
     assert "3 things are wrong" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("texts.jsonl", "", ["texts.jsonl: ", "engine.calibration.data: holds no text", 'object such as {"text": "..."}']),
+        ("texts.txt", "\n\n", ["holds no text", "each line is one text"]),
+        ("texts.jsonl", '{"text": "one"}\n{"text": ', ["texts.jsonl:2: ", "is not JSON", 'object such as {"text": "..."}']),
+        ("texts.jsonl", '{"prompt": "one"}\n', ["texts.jsonl:1: ", "has no 'text'", 'object such as {"text": "..."}']),
+    ],
+)
+def test_calibration_texts_that_cannot_be_used_are_found_with_the_recipe(
+    name: str, content: str, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, _with(engine={"calibration": {"data": name}})))
+    for word in words:
+        assert word in f"{caught.value}; {caught.value.fix}"
+
+
+def test_calibration_texts_are_named_by_place_and_digest(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("one\n")
+    engine = {"calibration": {"data": "texts.txt"}}
+    calibration = load_recipe(_write(tmp_path, _with(engine=engine))).engine.calibration
+    assert calibration is not None
+    assert calibration.data == str(tmp_path / "texts.txt")
+    assert calibration.sha256 == hashlib.sha256(b"one\n").hexdigest()
 
 
 def test_a_recipe_travels_unchanged(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ _NAMES = {
     "mxfp4": "MXFP4",
 }
 
+_GROUPS = (128, 64)
+
 _ALGORITHMS = {"FP8": "fp8", "NVFP4": "nvfp4", "W4A16_AWQ": "int4_awq", "W4A8_AWQ": "w4a8_awq", "W8A8_SQ_PER_CHANNEL": "int8_sq"}
 """ModelOpt's `quant_algo`, and the recipe's precision."""
 
@@ -125,6 +127,11 @@ def refused_by(quantization: Quantization, builder: str, *, precision: str | Non
                 f"the checkpoint is quantized by {what}, and TensorRT-LLM has no kernel for columns in another order",
                 "name one that was made with desc_act: false, or use builder 'vllm'",
             )
+        if (reason := _misread(quantization)) is not None:
+            return (
+                f"the checkpoint is quantized by {what}: {reason}",
+                "name one with 4 bits and a group_size of 128 or 64, or use builder 'vllm'",
+            )
         if quantization.method not in ("gptq", "awq", "fbgemm_fp8"):
             return (
                 f"the checkpoint is quantized already ({what}), which TensorRT-LLM's conversion scripts do not read",
@@ -135,6 +142,23 @@ def refused_by(quantization: Quantization, builder: str, *, precision: str | Non
             f"the checkpoint is quantized already ({what}), which TensorRT-LLM's LLM API does not read",
             "name the checkpoint that it was made from with engine.precision, or use builder 'vllm'",
         )
+    return None
+
+
+def _misread(quantization: Quantization) -> str | None:
+    """What the conversion scripts take for something else: they set W4A16_GPTQ whatever `bits` and the layout are, and the
+    kernels exist for two sizes of group (`update_quant_config_from_hf`; fpA_intB_gemm_template.h)."""
+    method, bits, group = quantization.method, quantization.bits, quantization.group_size
+    if method not in ("gptq", "awq"):
+        return None
+    if bits is None and method == "gptq":
+        return "it does not say how many 'bits' a weight has, and TensorRT-LLM's conversion scripts would read it as 4"
+    if bits not in (None, 4):
+        return f"TensorRT-LLM's conversion scripts read every weight as 4 bits ('bits' is {bits})"
+    if group not in (None, *_GROUPS):
+        return f"TensorRT-LLM has kernels for groups of {' and '.join(map(str, _GROUPS))} weights ('group_size' is {group})"
+    if quantization.algorithm is not None:
+        return f"TensorRT-LLM's conversion scripts do not know the layout '{quantization.algorithm}'"
     return None
 
 
@@ -161,13 +185,23 @@ def _modelopt(value: Mapping[str, Any], where: str) -> Quantization:
 
 def _gptq(value: Mapping[str, Any]) -> Quantization:
     return Quantization(
-        "gptq", bits=_int(value.get("bits")), group_size=_int(value.get("group_size")), desc_act=value.get("desc_act") is True
+        "gptq",
+        algorithm=_layout(value.get("checkpoint_format"), usual="gptq"),
+        bits=_int(value.get("bits")),
+        group_size=_int(value.get("group_size")),
+        desc_act=value.get("desc_act") is True,
     )
 
 
 def _awq(value: Mapping[str, Any]) -> Quantization:
     bits = _int(value.get("bits", value.get("w_bit")))
-    return Quantization("awq", bits=bits, group_size=_int(value.get("group_size", value.get("q_group_size"))))
+    group = _int(value.get("group_size", value.get("q_group_size")))
+    return Quantization("awq", algorithm=_layout(value.get("version"), usual="gemm"), bits=bits, group_size=group)
+
+
+def _layout(value: object, *, usual: str) -> str | None:
+    """How values are packed ("gptq_v2" stores zero points without the offset, "gemv" turns matrices), unless as usual."""
+    return value.lower() if isinstance(value, str) and value.lower() != usual else None
 
 
 def _fp8(value: Mapping[str, Any]) -> Quantization:

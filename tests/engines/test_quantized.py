@@ -108,6 +108,14 @@ def test_whatever_stands_there_is_read_or_refused_by_name(value: dict[str, Any])
 
 REFUSED = [
     (GPTQ, "tensorrt_llm", "no kernel for columns in another order", "desc_act: false"),
+    ({**PLAIN_GPTQ, "bits": 8}, "tensorrt_llm", "read every weight as 4 bits ('bits' is 8)", "builder 'vllm'"),
+    ({**PLAIN_GPTQ, "bits": 3}, "tensorrt_llm", "GPTQ 3 bits", "4 bits"),
+    ({"quant_method": "gptq", "group_size": 128}, "tensorrt_llm", "does not say how many 'bits'", "4 bits"),
+    ({**PLAIN_GPTQ, "group_size": -1}, "tensorrt_llm", "groups of 128 and 64 weights ('group_size' is -1)", "128 or 64"),
+    ({**PLAIN_GPTQ, "checkpoint_format": "gptq_v2"}, "tensorrt_llm", "do not know the layout 'gptq_v2'", "vllm"),
+    ({**AWQ, "bits": 8}, "tensorrt_llm", "'bits' is 8", "vllm"),
+    ({**AWQ, "group_size": 32}, "tensorrt_llm", "'group_size' is 32", "128 or 64"),
+    ({**AWQ, "version": "GEMV"}, "tensorrt_llm", "do not know the layout 'gemv'", "vllm"),
     (BLOCKS, "tensorrt_llm", "FP8 by blocks", "llmapi"),
     (NVFP4, "tensorrt_llm", "compressed-tensors", "llmapi"),
     (BNB, "tensorrt_llm", "bitsandbytes 4 bits", "vllm"),
@@ -132,7 +140,10 @@ def test_a_builder_that_cannot_use_it_says_why_and_what_to_do(value: dict[str, A
     ("value", "builder"),
     [
         (PLAIN_GPTQ, "tensorrt_llm"),
+        ({**PLAIN_GPTQ, "group_size": 64, "checkpoint_format": "gptq"}, "tensorrt_llm"),
         (AWQ, "tensorrt_llm"),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 128}, "tensorrt_llm"),
+        ({**PLAIN_GPTQ, "bits": 8}, "vllm"),
         (FBGEMM, "tensorrt_llm"),
         (MODELOPT, "llmapi"),
         (BLOCKS, "llmapi"),

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from enginepress.engines.modelopt.calibration import read_texts
+from enginepress.calibration import read_texts
 from enginepress.engines.modelopt.failures import conversion_failure
 from enginepress.engines.modelopt.fields import FAMILIES, model_fields, shape_fields
 from enginepress.engines.modelopt.hugging_face import copy_tokenizer

@@ -21,7 +21,7 @@ from enginepress.engines.tensorrt_llm import machine, places, release, timing_ca
 from enginepress.engines.tensorrt_llm.build_command import limits_of, plan_build
 from enginepress.engines.tensorrt_llm.convert_command import Conversion, plan_conversion
 from enginepress.engines.tensorrt_llm.converted import check_converted
-from enginepress.engines.tensorrt_llm.engine_config import check_engine, check_ranks, read_engine_config
+from enginepress.engines.tensorrt_llm.engine_config import check_engine, check_ranks, check_weights, read_engine_config
 from enginepress.engines.tensorrt_llm.failures import tool_failure
 from enginepress.engines.tensorrt_llm.options import command_line
 from enginepress.engines.tensorrt_llm.record import EngineRecord, write_record
@@ -111,7 +111,7 @@ class TensorRtLlmBuilder:
                 tools = find_tools(target.image)
                 _check_version(machine.local_packages(tools.python), target)
                 self._run(tools, conversion.tool, conversion.command, target, log=log, scratch=scratch)
-        check_ranks(output, recipe.engine.parallelism.world_size, ".safetensors")
+        check_weights(output, recipe.engine.parallelism)
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
         check_converted(config, read_object(output / "config.json"), where=output)
@@ -124,7 +124,7 @@ class TensorRtLlmBuilder:
         gpu = machine.local_gpu()
         packages = machine.local_packages(tools.python)
         _check_version(packages, target)
-        check_ranks(source, recipe.engine.parallelism.world_size, ".safetensors")
+        check_weights(source, recipe.engine.parallelism)
         arguments = plan_build(config, recipe, version=target.tensorrt_llm, sm=target.sm)
         kept = timing_cache.timing_cache(output, gpu=target.gpu, sm=gpu.sm, tensorrt=packages["tensorrt"])
         with tool_scratch(output) as scratch:

@@ -163,6 +163,7 @@ def plan_conversion(
         if script.find("--" + option) is None:
             raise _lacks(script, "--" + option, f"engine.options.convert.{option}", "leave it out")
         if calibrates:
+            _check_smoothquant(recipe)
             arguments |= _calibration(recipe, script)
     elif engine.kv_cache is None and (engine.precision in FLOATS or _weight_only(engine.precision, script)):
         tool, calibrates = script, False
@@ -311,6 +312,17 @@ def _script_option(recipe: Recipe) -> str | None:
             )
         return plain if recipe.engine.options.convert[key] is not False else None
     return None
+
+
+def _check_smoothquant(recipe: Recipe) -> None:
+    """The scripts give SmoothQuant a `Mapping` of tp x pp ranks together with cp_size, which contradict each other."""
+    context = recipe.engine.parallelism.context
+    if context > 1:
+        raise RecipeError(
+            f"the conversion scripts make no SmoothQuant for context parallelism, and the recipe asks for {context}",
+            where="engine.options.convert.smoothquant",
+            fix="leave it out, so that quantize.py makes int8_sq, or use engine.parallelism.tensor instead",
+        )
 
 
 def _governed(recipe: Recipe) -> dict[str, str]:

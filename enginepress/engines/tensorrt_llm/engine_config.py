@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import BuildError
+from enginepress.recipe import Parallelism
 
 LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "max_beam_width")
 
@@ -69,6 +70,17 @@ def ranks_in(folder: Path, suffix: str) -> set[int]:
     return {int(match[1]) for match in found if match}
 
 
+def check_weights(folder: Path, parallelism: Parallelism) -> None:
+    """Raises BuildError unless there is a weight file for each tensor-parallel part of each pipeline stage.
+
+    Context-parallel ranks share theirs: convert_checkpoint.py loops over tp x pp ranks and quantize.py exports as many, and both
+    multiply mapping.world_size by cp afterwards. One for each rank is taken too, since not every family's script was read.
+    """
+    parts = parallelism.tensor * parallelism.pipeline
+    every = ranks_in(folder, ".safetensors") == set(range(parallelism.world_size))
+    check_ranks(folder, parallelism.world_size if every else parts, ".safetensors")
+
+
 def check_ranks(folder: Path, world_size: int, suffix: str) -> None:
     """Raises BuildError unless there is exactly one file for each rank."""
     found, wanted = ranks_in(folder, suffix), set(range(world_size))
@@ -76,7 +88,7 @@ def check_ranks(folder: Path, world_size: int, suffix: str) -> None:
         if numbers:
             names = ", ".join(f"rank{number}{suffix}" for number in sorted(numbers))
             raise BuildError(
-                f"{names} {problem}: engine.parallelism asks for {world_size} ranks",
+                f"{names} {problem}: engine.parallelism asks for {world_size} {suffix} files",
                 where=str(folder),
                 fix="read the log; `enginepress run --force` makes it anew",
             )

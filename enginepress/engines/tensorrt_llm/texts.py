@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from enginepress.engines.modelopt.calibration import read_texts
+from enginepress.calibration import read_texts
 from enginepress.recipe import Calibration
 
 

@@ -55,6 +55,15 @@ _TENSORS = {
 }
 
 
+_SPECULATION = {
+    "medusa": "medusa",
+    "eagle": "eagle",
+    "redrafter": "explicit_draft_tokens",
+    "lookahead": "lookahead_decoding",
+}
+"""`decoding_mode` by what trtllm-build calls it (`--speculative_decoding_mode`)."""
+
+
 def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
     generation = generation_of(recipe)
     given = read_parameters(recipe.serving.parameters, generation)
@@ -187,6 +196,7 @@ def check_together(recipe: Recipe, given: Mapping[Parameter, str]) -> None:
             else f"engines in {engine.precision} with a KV cache in {engine.kv_cache} do not have"
         )
         raise _refusal("enable_chunked_context", f"needs options.build.use_paged_context_fmha, which {why}")
+    _check_speculation(recipe, mode)
     _check_devices(recipe, given, world)
 
 
@@ -195,14 +205,38 @@ def _chunked(recipe: Recipe) -> dict[str, str]:
     return {"enable_chunked_context": "true"} if wants_chunks(recipe) and paged_context(recipe) else {}
 
 
+def _check_speculation(recipe: Recipe, mode: str | None) -> None:
+    """An engine without draft tokens would be loaded, and fail there or with the first request."""
+    needed = _SPECULATION.get(mode or "")
+    built = recipe.engine.options.build.get("speculative_decoding_mode")
+    if needed is not None and built != needed:
+        raise _refusal(
+            "decoding_mode",
+            f"is {mode}, but the engine is built "
+            + (f"for {built}" if built else "without speculative decoding")
+            + " (engine.options.build.speculative_decoding_mode)",
+            fix=f"set engine.options.build.speculative_decoding_mode: {needed} and max_draft_len, or leave decoding_mode out",
+        )
+
+
 def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -> None:
     devices, participants = _of(given, "gpu_device_ids"), _of(given, "participant_ids")
-    sets = [part.split(",") for part in devices.split(";")] if devices else []
+    # As numbers: "01" is GPU 1.
+    sets = [[str(int(number)) for number in part.split(",")] for part in devices.split(";")] if devices else []
     for group in sets:
         if len(group) != world or len(set(group)) != len(group):
             raise _refusal(
                 "gpu_device_ids", f"is '{devices}': each set must name {world} different GPUs (TP x PP x CP of the engine)"
             )
+    used = [gpu for group in sets for gpu in group]
+    if (twice := _first_twice(used)) is not None:
+        raise _refusal("gpu_device_ids", f"is '{devices}': GPU {twice} is in two sets", fix="name each GPU once")
+    gpu = recipe.engine.gpu
+    if gpu is not None and (beyond := [number for number in used if int(number) >= gpu.count * gpu.nodes]):
+        raise _refusal(
+            "gpu_device_ids",
+            f"is '{devices}': there is no GPU {beyond[0]} among {gpu.count * gpu.nodes}, counted from 0 (engine.gpu.count)",
+        )
     if len(sets) > 1 and world > 1 and recipe.serving.multi_gpu == "leader":
         raise _refusal(
             "gpu_device_ids",
@@ -212,6 +246,8 @@ def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -
     if participants is not None:
         if recipe.serving.multi_gpu != "orchestrator":
             raise _refusal("participant_ids", "is for serving.multi_gpu: orchestrator")
+        if (twice := _first_twice(participants.replace(";", ",").split(","))) is not None:
+            raise _refusal("participant_ids", f"is '{participants}': rank {twice} is named twice", fix="name each rank once")
         for named in participants.split(";"):
             ranks = named.split(",")
             if len(ranks) != world or "0" in ranks:
@@ -221,6 +257,10 @@ def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -
     nodes = _of(given, "num_nodes")
     if nodes is not None and recipe.engine.gpu is not None and int(nodes) != recipe.engine.gpu.nodes:
         raise _refusal("num_nodes", f"is {nodes}, but engine.gpu.nodes is {recipe.engine.gpu.nodes}")
+
+
+def _first_twice(names: list[str]) -> str | None:
+    return next((name for number, name in enumerate(names) if name in names[:number]), None)
 
 
 def _bls(

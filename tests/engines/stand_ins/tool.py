@@ -69,7 +69,7 @@ def convert(tool: str, a: dict[str, Any]) -> None:
     if a.get("use_weight_only"):
         algorithm = {"int8": "W8A16", "int4": "W4A16"}[a["weight_only_precision"]]
     vocabulary, hidden = 8, 4
-    for rank in range(world):
+    for rank in range(tensor * pipeline):  # context-parallel ranks share a file
         write_tensors(
             output / f"rank{rank}.safetensors",
             {
@@ -108,7 +108,9 @@ def build(a: dict[str, Any], version: str) -> None:
     if a["multiple_profiles"] == "enable" and a["opt_num_tokens"] is not None:
         raise RuntimeError("multiple_profiles and opt_num_tokens exclude each other")
     for rank in range(mapping["world_size"]):
-        assert (source / f"rank{rank}.safetensors").is_file(), f"rank{rank}.safetensors is missing"
+        tensor = mapping["tp_size"]
+        shared = rank % tensor + rank // (tensor * mapping["cp_size"]) * tensor  # as `from_checkpoint` does it
+        assert (source / f"rank{shared}.safetensors").is_file(), f"rank{shared}.safetensors is missing"
         if str(rank) != os.environ.get("STAND_IN_LOSES_RANK"):
             (output / f"rank{rank}.engine").write_bytes(b"ftrt" + os.urandom(60))
     names = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "max_beam_width", "kv_cache_type")

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from enginepress.engines.tensorrt_llm import commands
+from enginepress.engines.tensorrt_llm.engine_config import check_weights
 from enginepress.engines.tensorrt_llm.record import check_servable, read_record
 from enginepress.errors import BuildError
+from enginepress.recipe import Parallelism
 from enginepress.steps.build import check_environment
 from tests.engines.stand_ins.image import H100, Image, make_image
 from tests.engines.tensorrt_llm.conftest import Enter
@@ -55,6 +57,30 @@ def test_a_checkpoint_becomes_engines_with_a_record(inside: Image, tmp_path: Pat
     }
     check_servable(record, sm="90", tensorrt_llm="1.2.1")
     assert str(tmp_path) not in (engine / "config.json").read_text(), "the engine names a path of this machine"
+
+
+@pytest.mark.parametrize("asked", [{}, {"precision": "fp8"}], ids=["script", "quantize"])
+def test_context_parallel_ranks_share_weights_and_have_engines_of_their_own(
+    asked: dict[str, Any], inside: Image, tmp_path: Path
+) -> None:
+    more = {"calibration": calibration(tmp_path)} if asked else {}
+    wanted = recipe(parallelism={"tensor": 2, "pipeline": 2, "context": 2}, **asked, **more)
+    converted = convert(tmp_path, wanted)
+    assert sorted(p.name for p in converted.glob("rank*")) == [f"rank{n}.safetensors" for n in range(4)]
+    engine = build(tmp_path, wanted, converted)
+    assert sorted(p.name for p in engine.glob("rank*")) == [f"rank{n}.engine" for n in range(8)]
+
+
+@pytest.mark.parametrize(("files", "right"), [(1, False), (2, True), (3, False), (4, True), (5, False)])
+def test_weights_are_in_a_file_for_each_part_or_for_each_rank(files: int, right: bool, tmp_path: Path) -> None:
+    for rank in range(files):
+        (tmp_path / f"rank{rank}.safetensors").touch()
+    parallelism = Parallelism(tensor=2, context=2)
+    if right:
+        check_weights(tmp_path, parallelism)
+    else:
+        with pytest.raises(BuildError, match=r"engine\.parallelism asks for 2 \.safetensors files"):
+            check_weights(tmp_path, parallelism)
 
 
 def test_the_log_shows_what_was_run_and_that_is_what_plan_says(inside: Image, tmp_path: Path) -> None:

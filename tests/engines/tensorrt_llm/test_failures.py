@@ -59,7 +59,7 @@ def test_a_conversion_fails_with_its_own_log(inside: Image, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("STAND_IN_LOSES_RANK", "1", "rank1.engine is missing: engine.parallelism asks for 2 ranks"),
+        ("STAND_IN_LOSES_RANK", "1", "rank1.engine is missing: engine.parallelism asks for 2 .engine files"),
         ("STAND_IN_WRITES_VERSION", "1.1.0", "TensorRT-LLM 1.1.0 instead of 1.2.1"),
         ("STAND_IN_MAX_BATCH_SIZE", "2", "max_batch_size 2 instead of 8"),
     ],

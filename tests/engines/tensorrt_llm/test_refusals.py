@@ -52,6 +52,19 @@ from tests.engines.tensorrt_llm.samples import CALIBRATION, config, recipe
         ),
         ("FalconForCausalLM", "1.2.1", {"parallelism": {"context": 2}}, "engine.parallelism.context", "--cp_size", "leave"),
         (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {
+                "precision": "int8_sq",
+                "calibration": CALIBRATION,
+                "parallelism": {"context": 2},
+                "options": {"convert": {"smoothquant": 0.5}},
+            },
+            "engine.options.convert.smoothquant",
+            "no SmoothQuant for context parallelism, and the recipe asks for 2",
+            "quantize.py makes int8_sq",
+        ),
+        (
             "MixtralForCausalLM",
             "1.2.1",
             {"precision": "fp8", "calibration": CALIBRATION, "parallelism": {"tensor": 2, "moe_expert": 2}},

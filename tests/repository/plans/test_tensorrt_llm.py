@@ -68,6 +68,11 @@ def config(repository: Path, model: str) -> Any:
 # What comes out
 # ------------------------------------------------------------------------------------------------------------------
 
+
+def speculating(mode: str) -> dict[str, Any]:
+    return {"options": {"build": {"speculative_decoding_mode": mode, "max_draft_len": 63}}}
+
+
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "defaults": ({}, {}),
     "with BLS": ({}, {"bls": True}),
@@ -82,9 +87,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"parameters": {"kv_cache_free_gpu_mem_fraction": 0.5, "enable_kv_cache_reuse": True, "kv_cache_host_memory_bytes": 1}},
     ),
     "LoRA": ({}, {"parameters": {"lora_cache_max_adapter_size": 64, "lora_cache_gpu_memory_fraction": 0.05}}),
-    "medusa": ({}, {"parameters": {"decoding_mode": "medusa", "medusa_choices": "{0}, {0, 0}, {1}"}}),
-    "eagle": ({}, {"parameters": {"decoding_mode": "eagle", "eagle_choices": "{0},{0,0}"}}),
-    "redrafter": ({}, {"parameters": {"decoding_mode": "redrafter"}}),
+    "medusa": (speculating("medusa"), {"parameters": {"decoding_mode": "medusa", "medusa_choices": "{0}, {0, 0}, {1}"}}),
+    "eagle": (speculating("eagle"), {"parameters": {"decoding_mode": "eagle", "eagle_choices": "{0},{0,0}"}}),
+    "redrafter": (speculating("explicit_draft_tokens"), {"parameters": {"decoding_mode": "redrafter"}}),
     "FP16 logits": ({}, {"parameters": {"logits_datatype": "TYPE_FP16"}, "bls": True}),
     "scheduler": (
         {},
@@ -198,6 +203,11 @@ def test_a_newer_generation_has_the_newer_names(tmp_path: Path) -> None:
         ({"max_tokens_in_paged_kv_cache": True}, "must be a whole number", ""),
         ({"gpu_device_ids": "0,,1"}, "for example 0,1", ""),
         ({"gpu_device_ids": "0,1"}, "each set must name 1 different GPUs", ""),
+        ({"gpu_device_ids": "0;0"}, "GPU 0 is in two sets", "each GPU once"),
+        ({"gpu_device_ids": "0;00"}, "GPU 0 is in two sets", "each GPU once"),
+        ({"gpu_device_ids": "1"}, "there is no GPU 1 among 1, counted from 0 (engine.gpu.count)", ""),
+        ({"decoding_mode": "medusa"}, "is medusa, but the engine is built without speculative decoding", "mode: medusa and max"),
+        ({"decoding_mode": "redrafter"}, "without speculative decoding", "mode: explicit_draft_tokens"),
         ({"participant_ids": "1"}, "is for serving.multi_gpu: orchestrator", ""),
         ({"medusa_choices": "{0}"}, "is for decoding_mode medusa", ""),
         ({"medusa_choices": "[[0]]", "decoding_mode": "medusa"}, "which it cannot be", ""),
@@ -237,6 +247,27 @@ def test_two_sets_of_several_gpus_need_the_orchestrator() -> None:
     with pytest.raises(RecipeError, match="multi_gpu: leader") as caught:
         plan_models(wanted)
     assert caught.value.fix == "set serving.multi_gpu: orchestrator"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"gpu_device_ids": "0,1;1,9"}, "GPU 1 is in two sets"),
+        ({"gpu_device_ids": "0,1;2,9"}, "there is no GPU 9 among 4"),
+        ({"participant_ids": "1,2;2,3"}, "rank 2 is named twice"),
+    ],
+)
+def test_no_gpu_is_given_away_twice_and_none_that_is_not_there(parameters: dict[str, Any], said: str) -> None:
+    engine = {"gpu": {"name": "H100-SXM5-80GB", "count": 4}, "parallelism": {"tensor": 2}}
+    with pytest.raises(RecipeError) as caught:
+        plan_models(recipe(engine=engine, multi_gpu="orchestrator", parameters=parameters))
+    assert said in caught.value.message
+
+
+def test_an_engine_that_speculates_in_another_way_is_named() -> None:
+    wanted = recipe(engine=speculating("eagle"), parameters={"decoding_mode": "medusa"})
+    with pytest.raises(RecipeError, match=r"is medusa, but the engine is built for eagle \(engine\.options"):
+        plan_models(wanted)
 
 
 def values_of(parameter: Parameter) -> st.SearchStrategy[Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginepress.engines.modelopt.calibration import read_texts
+from enginepress.calibration import read_texts
 from enginepress.errors import RecipeError
 from enginepress.files import hash_file
 from enginepress.recipe import Calibration

@@ -1,5 +1,7 @@
 """Calibration texts: read from a local file, in the file's order, so that the same file gives the same scaling factors.
 
+Read twice: with the recipe, so that nobody downloads a model for a file that is no good, and when the texts are needed.
+
 .jsonl    one JSON object a line, with a string `text`
 .txt      one text a line
 """
@@ -14,6 +16,7 @@ from enginepress.files import hash_file
 from enginepress.recipe import Calibration
 
 FIELD = "engine.calibration.data"
+_OBJECTS = 'each line is an object such as {"text": "..."}'
 
 
 def read_texts(calibration: Calibration) -> list[str]:
@@ -44,10 +47,16 @@ def read_texts(calibration: Calibration) -> list[str]:
             fix="the file must be readable where the conversion runs, under the same path",
         ) from None
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{FIELD}: is not UTF-8: {error.reason} at byte {error.start}", where=str(path)) from None
+        raise RecipeError(
+            f"{FIELD}: is not UTF-8: {error.reason} at byte {error.start}", where=str(path), fix=_each_line(path)
+        ) from None
     if not texts:
-        raise RecipeError(f"{FIELD}: holds no text", where=str(path))
+        raise RecipeError(f"{FIELD}: holds no text", where=str(path), fix=_each_line(path))
     return texts
+
+
+def _each_line(path: Path) -> str:
+    return "each line is one text" if path.suffix == ".txt" else _OBJECTS
 
 
 def _text(line: str, number: int, path: Path) -> str:
@@ -57,8 +66,8 @@ def _text(line: str, number: int, path: Path) -> str:
     try:
         entry = json.loads(line)
     except ValueError as error:
-        raise RecipeError(f"{FIELD}: is not JSON: {error}", where=where) from None
+        raise RecipeError(f"{FIELD}: is not JSON: {error}", where=where, fix=_OBJECTS) from None
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():
-        raise RecipeError(f"{FIELD}: has no 'text'", where=where, fix='each line is an object such as {"text": "..."}')
+        raise RecipeError(f"{FIELD}: has no 'text'", where=where, fix=_OBJECTS)
     return text
