@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from enginepress.engines import can_build, versions
+from enginepress.engines import can_build, gpus, versions
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
 from enginepress.engines.rope_spelling import both_spellings
+from enginepress.engines.tables import load_table
 from enginepress.engines.tool_runs import read_object
 from enginepress.engines.versions import Container
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
@@ -43,11 +44,45 @@ def check_checkpoint(config: Mapping[str, Any], recipe: Recipe, name: Name, *, u
             fix="if you trust it, set source.trust_remote_code in the recipe",
         )
     container = versions.choose(recipe)
+    _check_architecture(config, recipe, name, container)
     quantization = quantization_of(config)
     if quantization is not None:
         _check_quantized(quantization, config, recipe, name)
     check_parallelism(read_shape(config), recipe)
     return container
+
+
+def _check_architecture(config: Mapping[str, Any], recipe: Recipe, name: Name, container: Container) -> None:
+    """Whether the server knows the model's class (served.yaml). vLLM can also run transformers' own, if it is told to."""
+    if name == "vllm" and recipe.serving.engine_args.get("model_impl") == "transformers":
+        return
+    table = load_table("served")[name]
+    names = config.get("architectures")
+    said = [text for text in names if isinstance(text, str)] if isinstance(names, list) else []
+    here = container.vllm if name == "vllm" else container.tensorrt_llm
+    for text in said:
+        last = table["removed"].get(text)
+        if last is None and text in table["served"]:
+            return
+        if last is not None and here is not None and versions.version_key(here) <= versions.version_key(last):
+            return
+    if not said:
+        raise SourceError(
+            f"'architectures' names no class: {names!r}",
+            where="config.json",
+            fix="take a checkpoint in Hugging Face's format, whose config.json names one",
+        )
+    last = next((str(table["removed"][text]) for text in said if text in table["removed"]), None)
+    served = "vLLM" if name == "vllm" else "TensorRT-LLM's PyTorch backend"
+    why = f"has it up to {last} only, and Triton {container.tag} has {here}" if last is not None else "is not known to have it"
+    fix = f"name an older engine.container, with {served} {last}" if last is not None else "take a model that it serves"
+    if name == "vllm" and last is None:
+        fix += ", or set serving.engine_args.model_impl: transformers if transformers has this one"
+    if others := can_build(config, recipe, but=name):
+        fix += "; builders that can: " + ", ".join(others)
+    raise UnsupportedModelError(
+        f"builder '{name}' cannot serve the architecture {', '.join(said)}: {served} {why}", where="config.json", fix=fix
+    )
 
 
 def refuse_unused(recipe: Recipe, name: str, unused: Mapping[str, Iterable[str]]) -> None:
@@ -69,12 +104,32 @@ def refuse_unused(recipe: Recipe, name: str, unused: Mapping[str, Iterable[str]]
 
 def _check_quantized(quantization: Quantization, config: Mapping[str, Any], recipe: Recipe, name: Name) -> None:
     refusal = refused_by(quantization, name, precision=recipe.engine.precision)
+    if refusal is None and quantization.blocks and name == "llmapi":
+        refusal = _refuse_blocks(recipe)
     if refusal is not None:
         reason, fix = refusal
         others = can_build(config, recipe, but=name)
         if others:
             fix += "; builders that take it: " + ", ".join(others)
         raise UnsupportedModelError(f"builder '{name}' cannot serve this checkpoint: {reason}", where="config.json", fix=fix)
+
+
+BLOCK_SMS = ("90", "100", "103")
+"""Compute capabilities on which TensorRT-LLM computes FP8 by blocks: NVIDIA/TensorRT-LLM docs/source/features/quantization.md
+@09d4c79ba941a5c2c62c878c3572c0dcc8b85efa, hardware support matrix, FP8(block scaling). FP8 per tensor runs on more."""
+
+
+def _refuse_blocks(recipe: Recipe) -> tuple[str, str] | None:
+    """Why and what to do, for FP8 by blocks on the recipe's GPU."""
+    if recipe.engine.gpu is None:
+        return None
+    gpu = gpus.find(recipe.engine.gpu.name)
+    if gpu.sm in BLOCK_SMS:
+        return None
+    return (
+        f"it is FP8 by blocks, which TensorRT-LLM computes on Hopper, B200 and B300 only, not on {gpu.name} (SM {gpu.sm})",
+        "use one of those GPUs, name an FP8 checkpoint with one scaling factor a tensor (precision fp8), or use builder 'vllm'",
+    )
 
 
 def quantization_in(folder: Path) -> Quantization | None:

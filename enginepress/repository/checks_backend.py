@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model, Repository
 from enginepress.repository.paths import resolve
+from enginepress.repository.templates import template_modules
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ _PLATFORM_FILES = {
 _GUESSED = {backend.file: name for name, backend in BACKENDS.items() if backend.file is not None}
 
 _MAX_PYTHON = 5_000_000
+_IMPORTED = re.compile(rb"^\s*(?:from|import)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 
 
 def backend_of(model: Model) -> str | None:
@@ -192,10 +195,30 @@ def _check_python(model: Model, path: str) -> Iterator[Finding]:
     except (ValueError, RecursionError, MemoryError) as problem:
         yield error(model.name, file, f"is no valid Python: {problem or 'nested too deeply'}")
         return
+    yield from _check_helpers(model, path)
     if not any(_binds(node, "TritonPythonModel") for node in ast.walk(tree)):
         yield error(
             model.name, file, "defines no class TritonPythonModel, which the python backend looks for", "define or import it"
         )
+
+
+def _check_helpers(model: Model, path: str) -> Iterator[Finding]:
+    """Modules of enginepress's own templates that lie beside model.py: each that one of them imports must be there too."""
+    folder = path.rpartition("/")[0]
+    present = {name for name in model.files_under(folder) if name.endswith(".py") and "/" not in name}
+    own = template_modules()
+    for name in sorted(present):
+        if name != path.rpartition("/")[2] and name[:-3] not in own:
+            continue  # not ours, so what it imports may be installed
+        source = model.read(f"{folder}/{name}", _MAX_PYTHON) or b""
+        for module in sorted({found.decode() for found in _IMPORTED.findall(source)}):
+            if module in own and f"{module}.py" not in present:
+                yield error(
+                    model.name,
+                    f"{model.name}/{folder}/{name}",
+                    f"imports {module}, but there is no {module}.py beside it",
+                    "assemble or publish it again",
+                )
 
 
 def _binds(node: ast.AST, name: str) -> bool:

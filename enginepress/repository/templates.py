@@ -74,6 +74,13 @@ def template_files(folder: Path) -> Iterator[str]:
             yield path
 
 
+@functools.cache
+def template_modules() -> frozenset[str]:
+    """Names of the Python modules that templates put beside a model.py."""
+    root = template_folder("common").parent
+    return frozenset(path.stem for path in root.rglob("*.py") if path.stem not in ("__init__", "model"))
+
+
 def shared_folders(template: str) -> tuple[str, ...]:
     """The folders beside a template whose files its models may get as well."""
     return ("common", "tensorrt_llm") if template.startswith("tensorrt_llm") else ("common",)

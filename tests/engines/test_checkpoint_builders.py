@@ -267,3 +267,43 @@ def test_the_rotary_embedding_is_said_as_old_and_new_readers_look_for_it(builder
     assert served["rope_scaling"] == {"type": "llama3", "rope_type": "llama3", "factor": 8.0}
     assert {k: v for k, v in served.items() if k not in ("rope_theta", "rope_scaling")} == {**plain, "rope_parameters": scaled}
     assert not os.path.samefile(output / "config.json", checkpoint / "config.json")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Architectures and FP8 by blocks
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["FooForCausalLM", "BertModel"])
+def test_an_architecture_that_nobody_serves_is_refused(builder: str, name: str) -> None:
+    with pytest.raises(EnginepressError) as caught:
+        get_builder(builder).check({**CONFIG, "architectures": [name]}, recipe(builder))
+    assert f"cannot serve the architecture {name}" in str(caught.value)
+    assert "builders that can" not in str(caught.value)
+
+
+def test_an_architecture_that_vllm_gave_up_is_refused_with_its_last_release() -> None:
+    config = {**CONFIG, "architectures": ["MllamaForConditionalGeneration"]}
+    with pytest.raises(EnginepressError, match=r"up to 0\.10\.2 only"):
+        get_builder("vllm").check(config, recipe("vllm"))
+    get_builder("vllm").check(config, recipe("vllm", engine={"container": "25.10"}))
+    get_builder("llmapi").check(config, recipe("llmapi"))
+
+
+def test_vllm_takes_what_transformers_has_if_it_is_told_to() -> None:
+    config = {**CONFIG, "architectures": ["FooForCausalLM"]}
+    get_builder("vllm").check(config, recipe("vllm", engine_args={"model_impl": "transformers"}))
+
+
+BLOCKS = {**CONFIG, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
+
+@pytest.mark.parametrize(("gpu", "taken"), [("H100-SXM5-80GB", True), ("B200", True), ("L40S", False), ("L4", False)])
+def test_fp8_by_blocks_is_for_the_gpus_that_compute_it(gpu: str, taken: bool) -> None:
+    wanted = recipe("llmapi", engine={"gpu": {"name": gpu}})
+    if taken:
+        get_builder("llmapi").check(BLOCKS, wanted)
+        return
+    with pytest.raises(EnginepressError, match="FP8 by blocks"):
+        get_builder("llmapi").check(BLOCKS, wanted)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+"""A safetensors file without tensors."""
+
 PYTHON_MODEL = """import triton_python_backend_utils as pb_utils
 
 
@@ -348,10 +351,10 @@ def _configs(name: str, version: str, root: str) -> dict[str, str]:
     return {name: ensemble, pre: preprocessing, engine: model, post: postprocessing, f"{name}-bls": bls}
 
 
-def engine_config(*, tp: int = 2, pp: int = 1, batch: int = 16) -> str:
+def engine_config(*, tp: int = 2, pp: int = 1, batch: int = 16, version: str = "0.19.0") -> str:
     return json.dumps(
         {
-            "version": "0.19.0",
+            "version": version,
             "pretrained_config": {
                 "architecture": "LlamaForCausalLM",
                 "mapping": {"world_size": tp * pp, "tp_size": tp, "pp_size": pp},
@@ -388,6 +391,7 @@ def vllm(version: str = "1") -> dict[str, str | bytes]:
         "chat/config.pbtxt": config,
         f"{at}/model.json": json.dumps({"model": f"./{at}/checkpoint", "gpu_memory_utilization": 0.5}),
         f"{at}/checkpoint/config.json": "{}",
+        f"{at}/checkpoint/model.safetensors": WEIGHTS,
         f"{at}/checkpoint/tokenizer.json": json.dumps({"version": "1.0"}),
     }
 
@@ -405,5 +409,6 @@ def llmapi(version: str = "1") -> dict[str, str | bytes]:
         f"{at}/model.py": PYTHON_MODEL,
         f"{at}/model.yaml": f"model: ./{at}/checkpoint\nbackend: pytorch\ntriton_config:\n  max_batch_size: 0\n",
         f"{at}/checkpoint/config.json": "{}",
+        f"{at}/checkpoint/model.safetensors": WEIGHTS,
         f"{at}/checkpoint/tokenizer.json": json.dumps({"version": "1.0"}),
     }

@@ -25,6 +25,8 @@ from tests.repository import samples
 
 CONTAINERS = {"tensorrt_llm_0_18": "25.04", "tensorrt_llm_0_19": "25.08", "tensorrt_llm_1_0": "26.07"}
 
+VERSIONS = {"tensorrt_llm_0_18": "0.18.2", "tensorrt_llm_0_19": "0.20.0", "tensorrt_llm_1_0": "1.2.1"}
+
 
 def recipe(generation: str = "tensorrt_llm_1_0", *, engine: Mapping[str, Any] | None = None, **serving: Any) -> Recipe:
     base = {"builder": "tensorrt_llm", "precision": "float16", "container": CONTAINERS[generation]}
@@ -45,7 +47,7 @@ def made(folder: Path, wanted: Recipe, generation: str, *, tp: int = 1, batch: i
         folder / "checkpoint",
         {"tokenizer.json": json.dumps({"version": "1.0"}), "config.json": "{}", "generation_config.json": "{}"},
     )
-    engine: dict[str, str | bytes] = {"config.json": samples.engine_config(tp=tp, batch=batch)}
+    engine: dict[str, str | bytes] = {"config.json": samples.engine_config(tp=tp, batch=batch, version=VERSIONS[generation])}
     samples.write(folder / "engine", {**engine, **{f"rank{rank}.engine": b"engine" for rank in range(tp)}})
     (folder / "unplaced").mkdir()
     assemble(
