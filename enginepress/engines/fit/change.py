@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
-from enginepress.recipe import Recipe
+from enginepress.recipe import Calibration, Recipe
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,11 @@ def _with(model: Any, path: list[str], value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, BaseModel) else value
+    return value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, Calibration) else value
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, BaseModel):
+    if isinstance(value, Calibration):
         return "{" + ", ".join(f"{name}: {inner}" for name, inner in _plain(value).items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
