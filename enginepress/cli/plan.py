@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from enginepress.engines.fit import FitPlan
     from enginepress.engines.fit.cpu_plan import CpuPlan
+    from enginepress.sources.glance import Glance
     from enginepress.steps.plan import GpuRow, PlanReport
 
 GIB = 2**30
@@ -57,6 +58,14 @@ def plan(recipe: Path, gpu: str | None, driver: str | None, as_json: bool) -> No
         raise report.refusal
 
 
+def _file_rows(table: Table, seen: Glance) -> None:
+    total = sum(seen.files.values())
+    table.add_row("taken", f"{len(seen.files)} files", _gib(total))
+    if seen.unused:
+        named = ", ".join(seen.unused[:4]) + (f" and {len(seen.unused) - 4} more" if len(seen.unused) > 4 else "")
+        table.add_row("left there", f"{len(seen.unused)} files", named)
+
+
 def _show(report: PlanReport) -> None:
     from enginepress.engines.fit.cpu_plan import CpuPlan
 
@@ -66,6 +75,7 @@ def _show(report: PlanReport) -> None:
         _cpu_rows(table, report.plan)
     else:
         _gpu_rows(table, report.plan)
+    _file_rows(table, report.seen)
     _print(table)
     for note in report.plan.notes if not isinstance(report.plan, CpuPlan) else ():
         click.echo(click.style("note: ", fg="yellow") + note)

@@ -16,15 +16,20 @@ from enginepress.engines.fit.cpu_plan import CpuPlan, cpu_plan
 from enginepress.engines.fit.problem import Problem
 from enginepress.errors import EnginepressError, RecipeError, UsageError
 from enginepress.recipe import Gpu, Recipe
-from enginepress.sources.glance import glance
+from enginepress.sources.glance import Glance, glance
 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan and what it was made for. `commands`: lines that the build would run; empty where the builder does not tell."""
+    """A plan and what it was made for.
+
+    Attributes:
+        seen: the checkpoint, with the files that a build would take and those that it would leave.
+        commands: lines that the build would run; empty where the builder does not tell.
+    """
 
     recipe: Recipe
-    revision: str
+    seen: Glance
     plan: fit.FitPlan | CpuPlan
     commands: tuple[str, ...] = ()
 
@@ -37,7 +42,9 @@ class PlanReport:
         return {
             "name": self.recipe.name,
             "source": self.recipe.source.uri,
-            "revision": self.revision,
+            "revision": self.seen.revision,
+            "files": dict(self.seen.files),
+            "unused": list(self.seen.unused),
             **self.plan.to_json(),
             "commands": list(self.commands),
         }
@@ -79,7 +86,7 @@ def plan_recipe(recipe: Recipe, *, gpu: str | None = None, driver: str | None = 
     seen = glance(recipe.source)
     if not _needs_gpu(recipe):
         get_builder(recipe.engine.builder).check(seen.config, recipe)
-        return PlanReport(recipe, seen.revision, cpu_plan(seen.config, seen.weight_bytes, recipe))
+        return PlanReport(recipe, seen, cpu_plan(seen.config, seen.weight_bytes, recipe))
     device, container = fit.gpu_and_container(recipe)
     found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container, changes=False)
 
@@ -88,7 +95,7 @@ def plan_recipe(recipe: Recipe, *, gpu: str | None = None, driver: str | None = 
 
     found = _with_problems(found, objections(recipe, device, container))
     found = fit.with_changes(found, seen.weight_bytes, objections)
-    return PlanReport(recipe, seen.revision, found, _commands(seen.config, recipe))
+    return PlanReport(recipe, seen, found, _commands(seen.config, recipe))
 
 
 def compare(recipe: Recipe, *, driver: str | None = None) -> list[GpuRow]:
