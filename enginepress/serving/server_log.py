@@ -21,6 +21,7 @@ _FAILED = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 _STUB_FAILED = re.compile(r"Failed to preinitialize Python stub: (?P<reason>.*?)\s*$", re.MULTILINE)
+_NO_BACKEND = re.compile(r"No module named '(?:tensorrt_llm|vllm)\b|unable to find backend library")
 _PORT_TAKEN = re.compile(r"failed to start \w+ service: .*already in use", re.IGNORECASE)
 
 
@@ -42,6 +43,11 @@ def plain_reason(reason: str) -> str:
     place = next((line.strip() for line in places.splitlines() if line.strip()), "")
     text = re.sub(r"^(Internal|Invalid argument|Unavailable|Not found): ", "", " ".join(text.split()).strip(" ;"))
     return f"{text} (at {place})" if place else text
+
+
+def lacks_backend(reason: str) -> bool:
+    """Whether a model did not load because this machine is not the container that serves it."""
+    return _NO_BACKEND.search(reason) is not None
 
 
 def port_was_taken(text: str) -> bool:

@@ -32,7 +32,7 @@ from enginepress.serving.control import is_ready, load_model, model_states, serv
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.installation import Launch, find_installation, prepare
 from enginepress.serving.launch import Ranks, find_ranks, spread
-from enginepress.serving.server_log import last_words, load_failures, port_was_taken
+from enginepress.serving.server_log import lacks_backend, last_words, load_failures, port_was_taken
 from enginepress.serving.shared_memory import end_processes, new_prefix, processes_of, remove_regions, sweep_leftovers
 
 HOST = "127.0.0.1"
@@ -286,9 +286,10 @@ class TritonServer:
 
     def _load_error(self, failures: dict[str, str]) -> ServerError:
         lines = [f"model '{name}': {reason}" if name else reason for name, reason in failures.items()]
-        return ServerError(
-            f"Triton could not load {'; '.join(lines)}", where=str(self.repository), fix=f"the server's log: {self.log}"
-        )
+        said = "; ".join(lines)
+        if lacks_backend(said):
+            said += ". This machine is not the container that has this backend"
+        return ServerError(f"Triton could not load {said}", where=str(self.repository), fix=f"the server's log: {self.log}")
 
     def _never_ready(self) -> ServerError:
         return ServerError(

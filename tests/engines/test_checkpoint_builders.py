@@ -307,3 +307,17 @@ def test_fp8_by_blocks_is_for_the_gpus_that_compute_it(gpu: str, taken: bool) ->
         return
     with pytest.raises(EnginepressError, match="FP8 by blocks"):
         get_builder("llmapi").check(BLOCKS, wanted)
+
+
+@pytest.mark.parametrize(
+    ("builder", "arguments"),
+    [
+        ("llmapi", {"backend": "tensorrt"}),
+        ("llmapi", {"kv_cache_config": "x"}),
+        ("vllm", {"quantization": "foo"}),
+        ("vllm", {"enforce_eager": "maybe"}),
+    ],
+)
+def test_a_value_that_an_argument_cannot_have_is_refused(builder: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="it must be"):
+        get_builder(builder).check(CONFIG, recipe(builder, engine_args=arguments))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginepress.serving.server_log import last_words, load_failures, plain_reason, port_was_taken
+from enginepress.serving.server_log import lacks_backend, last_words, load_failures, plain_reason, port_was_taken
 
 LOADED = "I1120 19:16:07.861687 5402 model_lifecycle.cc:839] \"successfully loaded 'echo'\"\n"
 FAILED = (
@@ -78,3 +78,15 @@ def test_the_last_words_leave_the_usage_text_out() -> None:
 
 def test_the_last_words_are_the_last_lines() -> None:
     assert last_words("".join(f"{i}\n" for i in range(100)), 3) == "97\n98\n99"
+
+
+@pytest.mark.parametrize(
+    ("reason", "lacks"),
+    [
+        ("ModuleNotFoundError: No module named 'tensorrt_llm'", True),
+        ("unable to find backend library for backend 'vllm'", True),
+        ("ModuleNotFoundError: No module named 'numpy'", False),
+    ],
+)
+def test_a_machine_without_the_backend_is_known_by_what_it_says(reason: str, lacks: bool) -> None:
+    assert lacks_backend(reason) is lacks

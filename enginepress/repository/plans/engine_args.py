@@ -23,6 +23,7 @@ class Arguments:
 
     known: frozenset[str]
     elsewhere: Mapping[str, str]
+    types: Mapping[str, str | list[str]]
     sources: tuple[str, ...]
 
 
@@ -33,7 +34,7 @@ def load_arguments(builder: Literal["llmapi", "vllm"]) -> Arguments:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     table = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), Loader=loader)[builder]
-    return Arguments(frozenset(table["known"]), dict(table["elsewhere"]), tuple(table["sources"]))
+    return Arguments(frozenset(table["known"]), dict(table["elsewhere"]), dict(table["types"]), tuple(table["sources"]))
 
 
 def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]) -> None:
@@ -51,6 +52,20 @@ def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm
                 f"{builder} is not known to have an argument '{name}'", where=where, fix=nearest(name, sorted(arguments.known))
             )
         _check_value(value, name, where)
+        _check_type(value, arguments.types.get(name), where)
+
+
+def _check_type(value: Any, wanted: str | list[str] | None, where: str) -> None:
+    if wanted is None or value is None:
+        return
+    if wanted == "bool":
+        if not isinstance(value, bool):
+            raise RecipeError(f"is {value!r}; it must be true or false", where=where)
+    elif wanted == "mapping":
+        if not isinstance(value, dict):
+            raise RecipeError(f"is {value!r}; it must be a mapping of names to values", where=where)
+    elif value not in wanted:
+        raise RecipeError(f"is {value!r}; it must be one of: {', '.join(wanted)}", where=where)
 
 
 def _check_value(value: Any, name: str, where: str) -> None:
