@@ -46,7 +46,9 @@ def _kill_at_some_moment(store: FileStore, source: Path, chance: random.Random) 
     try:
         for worker in workers:
             assert worker.stdout is not None
-            assert worker.stdout.readline() == "turn\n"
+            if worker.stdout.readline() != "turn\n":
+                assert worker.stderr is not None
+                raise AssertionError(worker.stderr.read())
         time.sleep(chance.uniform(0, 0.1))
     finally:
         for worker in workers:
