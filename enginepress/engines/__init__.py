@@ -103,7 +103,7 @@ _asking: ContextVar[bool] = ContextVar("asking other builders", default=False)
 
 
 def can_build(config: Mapping[str, Any], recipe: Recipe, *, but: str) -> list[str]:
-    """Names of the other builders that would take this checkpoint (for error messages), in the container that the recipe names, if it does."""
+    """Names of the other builders that would take this checkpoint, in the recipe's container (for error messages)."""
     from enginepress.engines.versions import choose, load_matrix
     from enginepress.errors import EnginepressError
 
