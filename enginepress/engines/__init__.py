@@ -103,7 +103,8 @@ _asking: ContextVar[bool] = ContextVar("asking other builders", default=False)
 
 
 def can_build(config: Mapping[str, Any], recipe: Recipe, *, but: str) -> list[str]:
-    """Names of the other builders that would take this checkpoint (for error messages)."""
+    """Names of the other builders that would take this checkpoint, in the recipe's container (for error messages)."""
+    from enginepress.engines.versions import choose, load_matrix
     from enginepress.errors import EnginepressError
 
     if _asking.get():  # a builder that is asked here asks nobody in turn
@@ -114,6 +115,8 @@ def can_build(config: Mapping[str, Any], recipe: Recipe, *, but: str) -> list[st
         for name in sorted(_BUILDERS):
             if name != but:
                 try:
+                    if recipe.engine.container is not None and load_matrix().kind(name) is not None:
+                        choose(recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"builder": name})}))
                     get_builder(name).check(config, recipe)
                 except EnginepressError:
                     continue

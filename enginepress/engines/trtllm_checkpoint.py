@@ -224,6 +224,15 @@ def _rank_files(folder: Path, config: Mapping[str, Any]) -> tuple[dict[int, Path
     return {rank: file for rank, file in found.items() if rank < needed}, problems
 
 
+_TABLES = frozenset(
+    f"{prefix}{name}"
+    for prefix in ("", "long_rope_")
+    for name in ("embed_positions", "rotary_inv_freq", "embed_positions_for_gpt_attention")
+)
+"""Positions, worked out of config.json: NVIDIA's scripts save them with the weights (`register_rope_params`, `save_checkpoint`),
+and a loader works them out anew."""
+
+
 def _check_exact(rank: int, tensors: Mapping[str, Tensor], needs: Mapping[str, Need]) -> Iterator[Problem]:
     for name, need in needs.items():
         tensor = tensors.get(name)
@@ -237,7 +246,7 @@ def _check_exact(rank: int, tensors: Mapping[str, Tensor], needs: Mapping[str, N
         elif tensor.dtype not in need.dtypes:
             yield Problem(where, f"is {tensor.dtype}, and config.json asks for {' or '.join(need.dtypes)}")
     for name in tensors:
-        if name not in needs:
+        if name not in needs and name.rpartition(".")[2] not in _TABLES:
             yield Problem(f"rank{rank}.safetensors: {name}", "is not what config.json tells of, so TensorRT-LLM would drop it")
 
 

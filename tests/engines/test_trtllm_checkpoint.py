@@ -144,6 +144,16 @@ def test_context_parallel_ranks_share_files() -> None:
     assert problems(config, ranks_of(config)) == []
 
 
+def test_tables_of_positions_that_nvidias_scripts_save_are_no_mistake() -> None:
+    (rank,) = ranks_of(config_of(LLAMA))
+    tables: Tensors = {
+        "rotary_inv_freq": ("F32", (32,)),
+        "embed_positions": ("F32", (1, 8)),
+        "embed_positions_for_gpt_attention": ("F32", (8,)),
+    }
+    assert problems(config_of(LLAMA), [{**rank, **tables}]) == []
+
+
 def test_a_head_that_is_the_embedding_may_be_left_out() -> None:
     config = config_of(LLAMA)
     (rank,) = ranks_of(config)

@@ -36,9 +36,13 @@ from enginepress.engines.tensorrt_llm.support import (
 from enginepress.engines.tensorrt_llm.texts import write_texts
 from enginepress.engines.tensorrt_llm.tools import KNOWN_EXAMPLES, QUANTIZE, Tools, check_against_help, find_tools
 from enginepress.engines.tool_runs import offline_environment, read_object, tool_scratch
+from enginepress.engines.trtllm_checkpoint import require_checkpoint
 from enginepress.errors import BuildError, SourceError
 from enginepress.process import run_logged
 from enginepress.recipe import Recipe
+
+_UNUSUAL = ("mamba", "recurrentgemma", "nemotron_nas")
+"""Families whose checkpoints differ from the rest in what config.json says of heads, so that it proves nothing."""
 
 
 def builder() -> Builder:
@@ -115,6 +119,8 @@ class TensorRtLlmBuilder:
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
         check_converted(config, read_object(output / "config.json"), where=output)
+        if conversion is not None and conversion.family.name not in _UNUSUAL:
+            require_checkpoint(output)
         shutil.copyfile(checkpoint / "config.json", output / places.SOURCE_CONFIG)
 
     def build(self, source: Path, output: Path, recipe: Recipe, log: Path) -> None:

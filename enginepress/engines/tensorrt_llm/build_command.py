@@ -83,7 +83,13 @@ def limits_of(config: Mapping[str, Any], recipe: Recipe) -> dict[str, int]:
         raise RecipeError(
             f"a prompt of {longest} tokens does not fit into a sequence of {length}",
             where="engine.limits.max_input_length",
-            fix=f"set it to {length} or less, or raise engine.limits.max_sequence_length",
+            fix=f"set it to {length - 1} or less, or raise engine.limits.max_sequence_length",
+        )
+    if limits.max_input_length == length:
+        raise RecipeError(
+            f"a prompt of {longest} tokens leaves no room for an answer in a sequence of {length}",
+            where="engine.limits.max_input_length",
+            fix=f"set it to {length - 1} or less, raise engine.limits.max_sequence_length, or leave it out",
         )
     all_tokens = length * limits.max_batch_size
     tokens = limits.max_num_tokens or min(MAX_NUM_TOKENS, max(length, limits.max_batch_size * limits.max_beam_width), all_tokens)
@@ -203,6 +209,14 @@ def _check_together(
         value = arguments.get(f"--{flag}")
         if value in ("fp8", "nvfp4") and value != engine.precision:
             refuse(flag, f"{flag}: {value} needs a checkpoint in {value}, not {engine.precision}", fix="leave it out")
+    for flag, least in (("workers", 1), ("tokens_per_block", 1), ("max_prompt_embedding_table_size", 0)):
+        number = int(arguments.get(f"--{flag}") or least)
+        if number < least:
+            refuse(flag, f"{flag} is {number}, where {least} is the least", fix=f"set it to {least} or more, or leave it out")
+        if flag == "tokens_per_block" and number & (number - 1):
+            refuse(
+                flag, f"tokens_per_block is {number}, which is no power of two", fix="set it to 32, 64 or 128, or leave it out"
+            )
     draft = int(arguments.get("--max_draft_len") or 0)
     if draft and (on("gather_context_logits") or on("gather_all_token_logits")):
         refuse("max_draft_len", "logits of prompts cannot be gathered with draft tokens")

@@ -19,6 +19,7 @@ _ROTARY_BASE = ("llama", "qwen", "gemma", "phi")
 """Families whose checkpoints name it `rotary_base`."""
 
 _ROTARY_SCALING = ("llama", "qwen")
+_SCALING_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _OWN_ROTARY = ("Gemma3ForCausalLM",)
 """Has two bases, whose names in a converted checkpoint were not seen."""
 
@@ -43,19 +44,25 @@ def check_converted(source: Mapping[str, Any], converted: Mapping[str, Any], *, 
         base = converted.get("rotary_base")
         pairs.append(("rotary_base", float(theta), DEFAULT_BASE if base is None else float(base)))
     if family in _ROTARY_SCALING:
-        pairs.append(("rotary_scaling", scaling, _kind(converted.get("rotary_scaling"))))
-    for key, wanted, found in pairs:
-        same = math.isclose(wanted, found, rel_tol=1e-6) if isinstance(wanted, float) else wanted == found
-        if not same:
+        found = converted.get("rotary_scaling")
+        pairs.append(("rotary_scaling", _kind(scaling), _kind(found)))
+        pairs += [
+            (f"rotary_scaling.{key}", _number(scaling[key]), _number(found.get(key)))
+            for key in _SCALING_NUMBERS
+            if isinstance(scaling, Mapping) and isinstance(found, Mapping) and _kind(scaling) and scaling.get(key) is not None
+        ]
+    for key, wanted, made in pairs:
+        numbers = isinstance(wanted, float) and isinstance(made, float)
+        if not (math.isclose(wanted, made, rel_tol=1e-6) if numbers else wanted == made):
             raise BuildError(
-                f"the converted checkpoint is another model: {key} is {found}, and the checkpoint says {wanted}",
+                f"the converted checkpoint is another model: {key} is {made}, and the checkpoint says {wanted}",
                 where=str(where / "config.json"),
                 fix="take NVIDIA's image as it is: its transformers belongs to its TensorRT-LLM; or use engine.builder: llmapi",
             )
 
 
-def _rotary(config: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Base and kind of scaling, in the old spelling or in that of transformers 5."""
+def _rotary(config: Mapping[str, Any]) -> tuple[float | None, Any]:
+    """Base and scaling, in the old spelling or in that of transformers 5."""
     parameters = config.get("rope_parameters")
     scaling = config.get("rope_scaling")
     theta = config.get("rope_theta")
@@ -64,7 +71,11 @@ def _rotary(config: Mapping[str, Any]) -> tuple[float | None, str | None]:
         scaling = scaling or parameters
     if not isinstance(theta, (int, float)) or isinstance(theta, bool):
         theta = None
-    return (None if theta is None else float(theta)), _kind(scaling)
+    return (None if theta is None else float(theta)), scaling
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _kind(scaling: Any) -> str | None:

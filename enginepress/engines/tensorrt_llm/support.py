@@ -18,6 +18,7 @@ from enginepress.engines.tensorrt_llm.architectures import (
 )
 from enginepress.engines.tensorrt_llm.convert_command import FLOATS
 from enginepress.engines.tensorrt_llm.release import Target
+from enginepress.engines.versions import load_matrix
 from enginepress.errors import RecipeError, SourceError, UnsupportedModelError
 from enginepress.recipe import Recipe
 
@@ -71,15 +72,25 @@ def check_architecture(config: Mapping[str, Any], target: Target, *, others: lis
         return FAMILIES[known.family]
     if known is not None:
         reason = f"it came with TensorRT-LLM {known.since}, and Triton {target.tag} has {target.tensorrt_llm}"
-        fix = "leave engine.container out for the newest, or use engine.builder: llmapi"
+        newer = _since(known.since)
+        fix = f"leave engine.container out for the newest{f', or name {newer} or newer' if newer else ''}"
+        if others:
+            fix += "; builders that can in this one: " + ", ".join(others)
     else:
         reason = REFUSED.get(name, "TensorRT-LLM has no conversion script for it")
         fix = "use engine.builder: llmapi, whose PyTorch backend needs no conversion"
         if name in REFUSED and "PyTorch" not in reason:
             fix = "take another model"
-    if others:
+    if others and known is None:
         fix = "builders that can: " + ", ".join(others) + " (engine.builder in the recipe)"
     raise UnsupportedModelError(f"builder 'tensorrt_llm' cannot build this {name}: {reason}", where=WHERE, fix=fix)
+
+
+def _since(version: str) -> str | None:
+    """The first container that builds engines with this TensorRT-LLM."""
+    rows = [row for row in load_matrix().of_kind("trtllm") if "tensorrt_llm" in row.builders and row.tensorrt_llm]
+    able = [row.tag for row in rows if release_of(row.tensorrt_llm or "") >= release_of(version)]
+    return min(able, default=None)
 
 
 def check_quantized(

@@ -68,32 +68,45 @@ def convert(tool: str, a: dict[str, Any]) -> None:
     )
     if a.get("use_weight_only"):
         algorithm = {"int8": "W8A16", "int4": "W4A16"}[a["weight_only_precision"]]
-    vocabulary, hidden = 8, 4
-    for rank in range(tensor * pipeline):  # context-parallel ranks share a file
-        write_tensors(
-            output / f"rank{rank}.safetensors",
-            {
-                "transformer.vocab_embedding.weight": (vocabulary, hidden),
-                "transformer.layers.0.attention.qkv.weight": (3 * hidden // tensor if hidden % tensor == 0 else 3, hidden),
-                "lm_head.weight": (vocabulary, hidden),
-            },
-        )
     written = {
         "architecture": config["architectures"][0],
         "dtype": a["dtype"],
-        "vocab_size": config.get("vocab_size", vocabulary),
-        "hidden_size": config.get("hidden_size", hidden),
+        "vocab_size": config.get("vocab_size", 8),
+        "hidden_size": config.get("hidden_size", 4),
         "num_hidden_layers": config.get("num_hidden_layers", 1),
         "num_attention_heads": config.get("num_attention_heads", 1),
+        "num_key_value_heads": config.get("num_key_value_heads"),
+        "intermediate_size": config.get("intermediate_size"),
         "max_position_embeddings": config.get("max_position_embeddings"),
         "hidden_act": "silu",
         "rotary_base": float(os.environ.get("STAND_IN_ROTARY_BASE", config.get("rope_theta", 10000.0))),
+        "qwen_type": "qwen2" if family == "qwen" or "Qwen" in config["architectures"][0] else None,
+        "moe": {"num_experts": config.get("num_local_experts", 0)},
         "rotary_scaling": config.get("rope_scaling"),
         "mapping": {"world_size": world, "tp_size": tensor, "pp_size": pipeline, "cp_size": context},
         "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": (a.get("kv_cache_dtype") or "").upper() or None},
     }
+    for rank in range(tensor * pipeline):  # context-parallel ranks share a file
+        write_tensors(output / f"rank{rank}.safetensors", tensors_of(written, rank))
     (output / "config.json").write_text(json.dumps(written))
     print("Total time of converting checkpoints: 00:00:01")
+
+
+def tensors_of(config: dict[str, Any], rank: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Types and shapes that config.json tells of, and tables of positions as the real scripts save them; of a family whose layout
+    is not known, a few."""
+    from enginepress.engines.trtllm_layout import is_known, read_shape, tensors_of_rank  # here: `--help` is to be quick
+
+    tables: dict[str, tuple[str, tuple[int, ...]]] = {"rotary_inv_freq": ("F32", (4,)), "embed_positions": ("F32", (1, 8))}
+    algorithm = config["quantization"]["quant_algo"]
+    if is_known(config["architecture"], algorithm) and not (config["moe"]["num_experts"] and algorithm):
+        needs = tensors_of_rank(read_shape(config), rank)
+        lost = os.environ.get("STAND_IN_LOSES_TENSOR")
+        return {**tables, **{name: (need.dtypes[0], need.shapes[0]) for name, need in needs.items() if name != lost}}
+    qkv = "transformer.layers.0.attention.qkv.weight"
+    cache = {qkv.replace("qkv.weight", "kv_cache_scaling_factor"): ("F32", (1,))}
+    quantized = config["quantization"]["kv_cache_quant_algo"] is not None
+    return {**tables, qkv: ("F16", (12, 4)), "lm_head.weight": ("F16", (8, 4)), **(cache if quantized else {})}
 
 
 def build(a: dict[str, Any], version: str) -> None:
@@ -147,14 +160,14 @@ def nvidia_smi() -> None:
             print(f"{name}, {capability}, {driver}")
 
 
-def write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file with zeros in float16."""
+def write_tensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """A safetensors file with zeros."""
     header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2
+    for name, (dtype, shape) in tensors.items():
+        size = {"F32": 4, "F16": 2, "BF16": 2}.get(dtype, 1)
         for length in shape:
             size *= length
-        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))

@@ -57,7 +57,7 @@ def calibration(folder: Path) -> dict[str, Any]:
 def checkpoint(folder: Path, **more: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config(**more)))
-    write_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": (256, 64)})
+    write_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": ("F16", (256, 64))})
     return folder
 
 

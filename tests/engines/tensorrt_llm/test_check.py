@@ -128,3 +128,14 @@ def test_every_refused_architecture_has_its_reason(on: Enter) -> None:
     for name, reason in REFUSED.items():
         with pytest.raises(UnsupportedModelError, match=re.escape(reason)):
             BUILDER.check(config(name), recipe())
+
+
+def test_a_container_that_is_too_old_is_answered_with_one_that_is_not() -> None:
+    """Not with a builder that this container does not have either."""
+    asked = recipe(container="25.08", precision="bfloat16")
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    with pytest.raises(UnsupportedModelError, match=r"it came with TensorRT-LLM 1\.0, and Triton 25\.08 has 0\.21\.0") as caught:
+        BUILDER.check(config("Qwen3MoeForCausalLM", model_type="qwen3_moe", **experts), asked)
+    fix = caught.value.fix or ""
+    assert fix.startswith("leave engine.container out for the newest, or name 25.09 or newer")
+    assert "llmapi" not in fix

@@ -13,7 +13,13 @@ from tests.engines.stand_ins.image import Image
 from tests.engines.tensorrt_llm.flow import convert
 from tests.engines.tensorrt_llm.samples import config, recipe
 
-SCALING = {"rope_type": "llama3", "factor": 8.0}
+SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 GOOD = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "rotary_base": 10000.0}
 
 
@@ -24,7 +30,10 @@ GOOD = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "ro
         ({"rope_theta": 10000.0}, {}),
         ({"rope_theta": 500000}, {"rotary_base": 500000.0}),
         ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, {"rotary_base": 500000.0}),
-        ({"rope_theta": 1e6, "rope_scaling": SCALING}, {"rotary_base": 1e6, "rotary_scaling": {"type": "llama3", "factor": 8.0}}),
+        (
+            {"rope_theta": 1e6, "rope_scaling": SCALING},
+            {"rotary_base": 1e6, "rotary_scaling": {**SCALING, "type": "llama3", "factor": 8}},
+        ),
         ({"architecture": "GPT2LMHeadModel", "rope_theta": 3.0}, {}),
         ({"architecture": "Gemma3ForCausalLM", "rope_theta": 1e6}, {}),
     ],
@@ -41,6 +50,19 @@ def test_what_is_the_same_passes(source: dict[str, Any], converted: dict[str, An
         ({"rope_parameters": {"rope_theta": 5e5}}, {"rotary_base": None}, r"rotary_base is 10000\.0"),
         ({"rope_scaling": SCALING}, {}, "rotary_scaling is None, and the checkpoint says llama3"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, {"rotary_base": 1e4}, "rotary_scaling is None"),
+        *(
+            (
+                {"rope_scaling": SCALING},
+                {"rotary_scaling": {**SCALING, key: 32}},
+                rf"rotary_scaling\.{key} is 32\.0, and the checkpoint says {float(SCALING[key])}",  # type: ignore[arg-type]
+            )
+            for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        ),
+        (
+            {"rope_scaling": SCALING},
+            {"rotary_scaling": {"type": "llama3"}},
+            r"rotary_scaling\.factor is None, and",
+        ),
         ({}, {"rotary_scaling": {"type": "linear"}}, "rotary_scaling is linear, and the checkpoint says None"),
     ],
 )
@@ -57,3 +79,13 @@ def test_a_tool_that_forgets_the_rotary_base_makes_no_checkpoint(
     monkeypatch.setenv("STAND_IN_ROTARY_BASE", "10000")
     with pytest.raises(BuildError, match="the converted checkpoint is another model"):
         convert(tmp_path, recipe(), rope_theta=500000.0)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MixtralForCausalLM"])
+def test_a_tool_that_loses_a_tensor_makes_no_checkpoint(
+    architecture: str, inside: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(tmp_path / "whole", recipe(parallelism={"tensor": 2}), architecture=architecture)
+    monkeypatch.setenv("STAND_IN_LOSES_TENSOR", "transformer.layers.1.attention.dense.weight")
+    with pytest.raises(BuildError, match=r"rank0\.safetensors: transformer\.layers\.1\.attention\.dense\.weight: is missing"):
+        convert(tmp_path / "lost", recipe(parallelism={"tensor": 2}), architecture=architecture)

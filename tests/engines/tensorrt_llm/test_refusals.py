@@ -196,6 +196,22 @@ def test_a_conversion_that_no_tool_does_is_refused(
             "engine.options.build.speculative_decoding_mode",
             "max_draft_len",
         ),
+        (
+            {"options": {"build": {"tokens_per_block": 33}}},
+            "engine.options.build.tokens_per_block",
+            "33, which is no power of two",
+        ),
+        ({"options": {"build": {"workers": 0}}}, "engine.options.build.workers", "workers is 0, where 1 is the least"),
+        (
+            {"options": {"build": {"max_prompt_embedding_table_size": -1}}},
+            "engine.options.build.max_prompt_embedding_table_size",
+            "-1, where 0 is the least",
+        ),
+        (
+            {"limits": {"max_sequence_length": 64, "max_input_length": 64}},
+            "engine.limits.max_input_length",
+            "a prompt of 64 tokens leaves no room for an answer in a sequence of 64",
+        ),
         ({"options": {"build": {"user_buffer": True}}}, "engine.options.build.user_buffer", "needs reduce_fusion"),
         ({"options": {"build": {"reduce_fusion": True}}}, "engine.options.build.reduce_fusion", "several GPUs"),
         ({"options": {"build": {"lora_dir": "/lora"}}}, "engine.options.build.lora_dir", "without lora_plugin"),
