@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,14 @@ def test_any_text_is_either_a_recipe_or_refused(text: str) -> None:
         path.write_text(text, encoding="utf-8", errors="ignore")
         with pytest.raises(RecipeError):
             load_recipe(path)
+
+
+def _field_names(schema: dict[str, Any]) -> set[str]:
+    models = [schema, *schema["$defs"].values()]
+    return {name for model in models for name in model.get("properties", {})}
+
+
+@pytest.mark.parametrize("field", sorted(_field_names(recipe_schema())))
+def test_every_field_of_a_recipe_is_in_its_documentation(field: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
+    assert re.search(rf"`([a-z_]+\.)*{field}(\.[a-z_]+)*`", text), f"docs/recipe.md does not say what {field} is"
