@@ -99,7 +99,7 @@ def test_a_hub_is_asked_for_the_commit_and_for_config_json_only(tmp_path: Path, 
     commit = hub.add_repo("org/model", files)
     made = recipe()
     report = step.plan_recipe(made.model_copy(update={"source": made.source.model_copy(update={"uri": "hf://org/model"})}))
-    assert report.revision == commit
+    assert report.seen.revision == commit
     fetched = [request.path for request in hub.requests if "/resolve/" in request.path]
     assert len(fetched) == 1
     assert fetched[0].endswith("config.json")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KNOWN = {"model", "backend", "dtype", "trust_remote_code", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size"}
-KNOWN |= {"max_beam_width", "max_seq_len", "kv_cache_config"}
+KNOWN |= {"enable_chunked_prefill", "max_beam_width", "max_seq_len", "kv_cache_config"}
 
 
 @dataclass
