@@ -59,6 +59,17 @@ def test_a_killed_holders_lock_is_taken_over_at_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_lock_is_forgotten_when_its_holder_is_dead_and_left_alone_while_it_lives(tmp_path: Path) -> None:
+    child = _holder(tmp_path / "x.json")
+    Lock(tmp_path / "x.json", about="me").forget_the_dead()
+    assert os.listdir(tmp_path) == ["x.json"]
+    child.kill()
+    child.wait()
+    Lock(tmp_path / "x.json", about="me").forget_the_dead()
+    assert os.listdir(tmp_path) == []
+    Lock(tmp_path / "x.json", about="me").forget_the_dead()
+
+
 def test_a_holder_on_another_machine_is_given_up_when_its_heartbeat_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def _faults(dice: random.Random) -> list[Fault]:
 
 def _survives(source: CheckpointSource, server: FaultyServer, folder: Path, seed: int) -> str:
     dice = random.Random(seed)
+    server.faults.clear()  # what the schedule before did not use up
     revision = source.resolve()
     file = next(f for f in revision.files if f.path == "model.safetensors")
     server.faults[:] = faults = _faults(dice)
