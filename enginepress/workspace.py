@@ -4,6 +4,7 @@
     checkpoints/<revision digest>/record.json       what the step read, ran and how long it took
                                  /output/…          the checkpoint's files
     converted/<engine key>/…   engines/<engine key>/…   repositories/<build key>/…       each with record.json and output/
+    releases/<manifest digest>/…                    releases that were fetched from a store that is no folder
     reports/<build key>-<checks digest>/<attempt>/  report.json, report.md, report.html, server.log; passed or not
     runs/<run id>/<step>.json                       how each step of a run ended: seconds, and its error if it failed
     partial/<kind>-<key>-<random>/                  somebody is working, or was killed

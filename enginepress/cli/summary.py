@@ -26,9 +26,10 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
     engine = recipe.engine
     _head(f"{recipe.name} release {result.release}")
     _line("built", f"{engine.builder} {engine.precision} from {recipe.source.uri} at {result.plan.revision_id[:12]}")
-    _line("lies in", _near(store.repository(recipe.name, result.release)))
+    _line("lies in", _near(store.repository(recipe.name, result.release) or store.location(recipe.name, result.release)))
     for channel in recipe.channels:
-        _line("channel", f"{channel} -> {_near(store.channel_path(recipe.name, channel))}")
+        followed = store.channel_path(recipe.name, channel)
+        _line("channel", f"{channel} -> {_near(followed) if followed is not None else f'release {result.release}'}")
     steps = ", ".join(f"{s['step']} {s['seconds']:.1f}" for s in result.steps)
     rest = result.seconds - sum(s["seconds"] for s in result.steps)
     _line("time", f"{result.seconds:.1f} s: {steps}; the other {rest:.1f} started kfp and {len(result.steps)} tasks")
@@ -77,8 +78,10 @@ def print_gate(report: Report) -> None:
         _line("answer", prompt.answer if prompt.answer is not None else "none")
 
 
-def _near(path: Path) -> str:
-    """The path as one would type it here."""
+def _near(path: Path | str) -> str:
+    """The path as one would type it here; a URL as it is."""
+    if "://" in str(path):
+        return str(path)
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

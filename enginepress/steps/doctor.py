@@ -22,8 +22,8 @@ from enginepress.registry import MlflowRegistry
 from enginepress.serving.installation import find_installation, prepare, probe_python
 from enginepress.steps.promote import activate, operator
 from enginepress.steps.register import RECORD, default_tracking_uri, register_release
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 from enginepress.workspace import Workspace
 
 REPAIR = "run the same command with --repair"
@@ -131,14 +131,14 @@ def _stores(recipe: Recipe, repair: bool) -> Iterator[Finding]:
         yield from _channels_like(primary, store, name, repair)
 
 
-def _differences(store: FileStore, name: str, number: int) -> list[str]:
+def _differences(store: Store, name: str, number: int) -> list[str]:
     try:
         return [str(d) for d in store.verify(name, number)]
     except StoreError as error:
         return [str(error)]
 
 
-def _channels_like(primary: FileStore, store: FileStore, name: str, repair: bool) -> Iterator[Finding]:
+def _channels_like(primary: Store, store: Store, name: str, repair: bool) -> Iterator[Finding]:
     """The other stores' channels follow the primary's."""
     try:
         there = store.channels(name)
@@ -156,7 +156,7 @@ def _channels_like(primary: FileStore, store: FileStore, name: str, repair: bool
         yield Finding("error", f"channels in {store.url}", str(error), error.fix)
 
 
-def _whole(store: FileStore, name: str) -> list[int]:
+def _whole(store: Store, name: str) -> list[int]:
     """Releases whose manifest can be read; the others are among the findings about the store."""
     whole = []
     for number in store.numbers(name):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.steps.job import Job
+from enginepress.steps.release_folder import release_folder
 from enginepress.steps.resolve import plan_of
 from enginepress.steps.verify import Attempt, attempt, reports_key
 from enginepress.stores.open import open_store
@@ -29,7 +30,7 @@ def gate_now(recipe: Recipe, workspace: Workspace, *, release: int | None = None
     number = release or plan.release
     if number:
         manifest = store.manifest(recipe.name, number)
-        repository = store.repository(recipe.name, number)
+        repository = release_folder(store, recipe.name, number, workspace)
         plan = replace(plan, release=number, build_key=manifest.build_key, revision=manifest.made_from["revision_digest"])
     elif built is not None:
         repository = built.folder

@@ -62,7 +62,7 @@ def overview(recipe: Recipe) -> list[ReleaseRow]:
                 content_digest=manifest.content_digest,
                 gated=any(name.startswith("checks-") for name in records),
                 model_version=str(records.get(RECORD, {}).get("model_version", "")),
-                folder=str(store.repository(recipe.name, manifest.release)),
+                folder=store.location(recipe.name, manifest.release),
             )
         )
     return rows

@@ -19,8 +19,8 @@ from enginepress.repository import Placement
 from enginepress.repository.place import place
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.register import default_tracking_uri, published_release
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 
 
 def promote(job: Job, plan: Plan) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def promote(job: Job, plan: Plan) -> dict[str, Any]:
     return {"release": number, "moved": moved}
 
 
-def unmoved(recipe: Recipe, number: int) -> list[tuple[FileStore, str]]:
+def unmoved(recipe: Recipe, number: int) -> list[tuple[Store, str]]:
     """Stores and channels that this release has still to be promoted to.
 
     In the primary store that is a channel which never was moved to this release. Another store follows the primary: it
@@ -110,7 +110,7 @@ def move_channel(
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
 
 
-def was_served(store: FileStore, model: str, number: int) -> bool:
+def was_served(store: Store, model: str, number: int) -> bool:
     """Whether a gate has served this release, before it was published or since."""
     if store.manifest(model, number).made_with.get("gate") != "unserved":
         return True
@@ -139,7 +139,7 @@ def is_new_channel(recipe: Recipe, channel: str, *, meant: bool) -> bool:
 
 
 def activate(
-    store: FileStore,
+    store: Store,
     model: str,
     channel: str,
     number: int,
@@ -150,9 +150,10 @@ def activate(
     back: bool = False,
 ) -> None:
     """Points a channel of one store to a release, placed for the path at which the store's readers will see it."""
-    repository = store.repository(model, number)
 
     def for_readers_at(root: str) -> Placement:
+        repository = store.repository(model, number)
+        assert repository is not None, "only a store that is a folder has activations"
         return place(repository, number, root)
 
     store.activate(model, channel, number, for_readers_at, expect=expect, who=who, why=why, back=back)

@@ -7,6 +7,7 @@ the same content under the same build key is the same release.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from enginepress import __version__
@@ -17,9 +18,10 @@ from enginepress.manifest import Manifest
 from enginepress.repository.place import place
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.release_folder import release_folder
 from enginepress.steps.verify import checks_record, passed_attempt
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 
 
 def publish(job: Job, plan: Plan) -> dict[str, Any]:
@@ -31,11 +33,11 @@ def publish(job: Job, plan: Plan) -> dict[str, Any]:
     if attempt is not None:
         primary.write_record(recipe.name, number, checks_record(plan), attempt.report.to_json())
     for store in others:
-        _publish_other(job, primary, store, number)
+        _publish_other(job, plan, primary, store, number)
     return {"release": number, "stores": [s.url for s in (primary, *others)]}
 
 
-def _publish_primary(job: Job, plan: Plan, store: FileStore) -> Manifest:
+def _publish_primary(job: Job, plan: Plan, store: Store) -> Manifest:
     name = job.recipe.name
     repository = produce_repository(job, plan)
     content = repository.record["content_digest"]
@@ -58,22 +60,32 @@ def _publish_primary(job: Job, plan: Plan, store: FileStore) -> Manifest:
     )
 
 
-def _publish_other(job: Job, primary: FileStore, store: FileStore, number: int) -> None:
+def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: int) -> None:
     """The same release, from the primary store, byte for byte."""
     name = job.recipe.name
     manifest = primary.manifest(name, number)
     if number in store.numbers(name) and store.manifest(name, number).content_digest == manifest.content_digest:
         return
-    repository = primary.repository(name, number)
+    repository = _near(job, plan, primary, manifest)
     store.publish(
         name,
         place=lambda n: place(repository, n, None),
         describe=lambda _n, _files: manifest,
         number=number,
         primary=primary.url,
-        expected={repository / e.path: e.sha256 for e in manifest.files},
         progress=_progress(job, manifest.size),
     )
+
+
+def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> Path:
+    """The release as a folder on this machine: what was just built, or else the primary store's own.
+
+    That the bytes are those of the manifest is checked while they are copied.
+    """
+    built = job.workspace.find("repositories", plan.build_key)
+    if built is not None and built.record["content_digest"] == manifest.content_digest:
+        return built.folder
+    return release_folder(primary, manifest.model, manifest.release, job.workspace)
 
 
 def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str) -> Manifest:

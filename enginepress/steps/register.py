@@ -15,8 +15,8 @@ from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry, Registration
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.report import Report, write_report
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 from enginepress.workspace import Workspace
 
 RECORD = "registration"
@@ -32,7 +32,7 @@ def register(job: Job, plan: Plan) -> dict[str, Any]:
     return {"release": number, "model_version": registration.model_version, "tracking_uri": registration.tracking_uri}
 
 
-def is_registered(recipe: Recipe, store: FileStore, number: int) -> bool:
+def is_registered(recipe: Recipe, store: Store, number: int) -> bool:
     """Whether the release's record says that it is registered where the recipe wants it, with the stores that it names."""
     record = store.read_record(recipe.name, number, RECORD)
     if record is None or record["stores"] != [s.url for s in recipe.stores]:
@@ -41,7 +41,7 @@ def is_registered(recipe: Recipe, store: FileStore, number: int) -> bool:
     return wanted is None or record["tracking_uri"] == shown(wanted)
 
 
-def published_release(store: FileStore, model: str, plan: Plan) -> int:
+def published_release(store: Store, model: str, plan: Plan) -> int:
     """The number under which publish left this build."""
     if plan.release:
         return plan.release
@@ -54,7 +54,7 @@ def default_tracking_uri(workspace: Workspace) -> str:
     return f"sqlite:///{workspace.path('mlflow.db').resolve()}"
 
 
-def register_release(recipe: Recipe, store: FileStore, number: int, *, default_uri: str) -> Registration:
+def register_release(recipe: Recipe, store: Store, number: int, *, default_uri: str) -> Registration:
     """Registers a published release, with the aliases of channels that are on it, and leaves a record of it in the store.
 
     Doing it twice is doing it once.
@@ -87,7 +87,7 @@ def register_release(recipe: Recipe, store: FileStore, number: int, *, default_u
     return registration
 
 
-def newest_report(store: FileStore, model: str, number: int) -> Report | None:
+def newest_report(store: Store, model: str, number: int) -> Report | None:
     """The report of the last gate that this release passed."""
     reports = [r for name, r in store.records(model, number).items() if name.startswith("checks-")]
     return Report.from_json(reports[-1]) if reports else None

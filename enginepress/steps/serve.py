@@ -10,8 +10,8 @@ from enginepress.errors import EnginepressError, StoreError
 from enginepress.recipe import Recipe
 from enginepress.serving.servable import check_servable_here
 from enginepress.serving.tritonserver import Ports, TritonServer
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 
 LOOK_EVERY_S = 1.0
 
@@ -31,9 +31,11 @@ def channel_server(recipe: Recipe, channel: str, *, log: Path, choose_ports: Cal
             where=store.url,
             fix=f"channels are: {known}" if known else "`enginepress run RECIPE` makes the first release and moves its channels",
         )
-    check_servable_here(store.channel_path(recipe.name, channel))
+    path = store.channel_path(recipe.name, channel)
+    assert path is not None
+    check_servable_here(path)
     return TritonServer(
-        store.channel_path(recipe.name, channel),
+        path,
         log=log,
         control_mode="explicit",
         ready_timeout_s=recipe.checks.ready_timeout_s,
@@ -67,7 +69,7 @@ def follow_channel(
         told(f"channel {channel} moved: release {wanted} is served")
 
 
-def _channel_or_none(store: FileStore, model: str, channel: str, told: Callable[[str], None]) -> int | None:
+def _channel_or_none(store: Store, model: str, channel: str, told: Callable[[str], None]) -> int | None:
     try:
         return store.channel(model, channel)
     except EnginepressError as error:

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from enginepress.errors import StoreError
 from enginepress.manifest import Manifest
-from enginepress.recipe import Recipe, Store
+from enginepress.recipe import Recipe
+from enginepress.recipe import Store as StoreSettings
 from enginepress.recipe_file import absolute_file_url
 from enginepress.steps.register import RECORD
-from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 
 
 def stored_recipe(url: str) -> Recipe:
@@ -22,7 +23,7 @@ def stored_recipe(url: str) -> Recipe:
         StoreError: if the store holds no such model.
     """
     base, _, model = absolute_file_url(url.rstrip("/"), Path.cwd()).rpartition("/")
-    store = open_store(Store(url=base))
+    store = open_store(StoreSettings(url=base))
     numbers = store.numbers(model)
     if not numbers:
         raise StoreError(f"holds no model '{model}'", where=base, fix="name STORE/MODEL, as file:///srv/models/tiny-llama")
@@ -31,7 +32,7 @@ def stored_recipe(url: str) -> Recipe:
         recipe = Recipe.model_validate(newest.recipe)
     except ValidationError as error:
         raise StoreError(f"release {newest.release} holds a recipe that this version cannot read: {error}", where=base) from None
-    settings = next((s for s in recipe.stores if s.url == base), Store(url=base))
+    settings = next((s for s in recipe.stores if s.url == base), StoreSettings(url=base))
     others = [s for s in recipe.stores if s.url != base]
     registry = recipe.registry
     record = store.read_record(model, newest.release, RECORD)
@@ -40,7 +41,7 @@ def stored_recipe(url: str) -> Recipe:
     return recipe.model_copy(update={"stores": [settings, *others], "registry": registry})
 
 
-def _newest_whole(store: FileStore, model: str, numbers: list[int]) -> Manifest:
+def _newest_whole(store: Store, model: str, numbers: list[int]) -> Manifest:
     """The newest release whose manifest can be read: a damaged one must not bar the way to the others."""
     first: StoreError | None = None
     for number in reversed(numbers):

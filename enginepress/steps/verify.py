@@ -31,6 +31,7 @@ from enginepress.serving.live_reference import live_reference
 from enginepress.serving.reference import Reference, read_reference
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.release_folder import release_folder
 from enginepress.steps.report import Report, write_report
 from enginepress.stores.open import open_store
 
@@ -101,7 +102,7 @@ def passed_attempt(job: Job, plan: Plan) -> Attempt | None:
 def repository_of(job: Job, plan: Plan) -> Path:
     """What is to be gated: the repository as assembled, or the release that is there already."""
     if plan.release:
-        return open_store(job.recipe.stores[0]).repository(job.recipe.name, plan.release)
+        return release_folder(open_store(job.recipe.stores[0]), job.recipe.name, plan.release, job.workspace)
     return produce_repository(job, plan).folder
 
 
@@ -167,7 +168,7 @@ def _reference(job: Job, plan: Plan, folder: Path) -> tuple[Reference | None, st
         return None, ""
     job.note_progress("verify", f"asking release {number}, which is on {recipe.channels[0]}")
     try:
-        answers = live_reference(store.repository(recipe.name, number), recipe, folder=folder)
+        answers = live_reference(release_folder(store, recipe.name, number, job.workspace), recipe, folder=folder)
     except GateError as error:
         # An engine of another container or GPU: that must not keep its successor from being published.
         return None, f"release {number} on {recipe.channels[0]} cannot be asked here: {error.message}"

@@ -19,7 +19,6 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -30,11 +29,10 @@ from enginepress.manifest import utc_now
 from enginepress.repository import Placement
 from enginepress.stores.history import Move, append_move
 from enginepress.stores.layout import ModelFolder, check_channel, store_errors
+from enginepress.stores.store import PlaceAt
 
 _ACTIVATION = re.compile(r"([a-z][a-z0-9-]*)-([1-9][0-9]{0,8})-([0-9a-f]{8})")
 _STEP_NS = 1_000_000_000
-
-Place = Callable[[str], Placement]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def activate(
     folder: ModelFolder,
     channel: str,
     number: int,
-    place: Place,
+    place: PlaceAt,
     *,
     reader_root: str,
     expect: int | EllipsisType | None,

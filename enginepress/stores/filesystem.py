@@ -9,38 +9,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, Literal
+from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.files import hash_file, write_atomic
+from enginepress.files import contained_path, copy_hashed, hash_file, remove_tree, write_atomic
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
-from enginepress.stores.history import Move, came_before, read_moves
+from enginepress.stores.history import Move, read_moves
 from enginepress.stores.layout import ModelFolder, check_channel, check_record, store_errors
+from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store, damaged_file
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Where a release is not what its manifest says. `path` is relative to the release's `repository/`."""
-
-    path: str
-    problem: Literal["missing", "changed", "foreign", "link"]
-
-    def __str__(self) -> str:
-        words = {
-            "missing": "is missing",
-            "changed": "is not what was published",
-            "foreign": "does not belong to the release",
-            "link": "is a symbolic link, not the file",
-        }
-        return f"{self.path} {words[self.problem]}"
-
-
-class FileStore:
+class FileStore(Store):
     """One store.
 
     Args:
@@ -50,9 +33,9 @@ class FileStore:
     """
 
     def __init__(self, root: Path, *, mount: str | None = None, url: str | None = None) -> None:
+        super().__init__(url or f"file://{root}")
         self.root = root
         self.mount = mount
-        self.url = url or f"file://{root}"
 
     def _folder(self, model: str) -> ModelFolder:
         return ModelFolder(self.root, model)
@@ -60,21 +43,11 @@ class FileStore:
     # Releases ---------------------------------------------------------------------------------------------------------
 
     def numbers(self, model: str) -> list[int]:
-        """Release numbers, ascending. Cheap: reads no manifest."""
         folder = self._folder(model)
         folder.description()
         return folder.numbers()
 
-    def releases(self, model: str) -> list[Manifest]:
-        """Every release, oldest first.
-
-        Raises:
-            StoreError: for a damaged one. `numbers` and `manifest` get at the others.
-        """
-        return [self.manifest(model, number) for number in self.numbers(model)]
-
     def manifest(self, model: str, number: int) -> Manifest:
-        """Raises StoreError if there is no such release, or its manifest is damaged or that of another release."""
         folder = self._folder(model)
         path = folder.manifest(number)
         folder.check_real(path)
@@ -101,56 +74,46 @@ class FileStore:
         self.manifest(model, number)
         return self._folder(model).repository(number)
 
-    def find(self, model: str, build_key: str) -> Manifest | None:
-        """The newest release with this build key."""
-        return self._newest(model, "build_key", build_key)
+    def location(self, model: str, number: int) -> str:
+        return str(self._folder(model).repository(number))
 
-    def find_content(self, model: str, content_digest: str) -> Manifest | None:
-        """The newest release with this content."""
-        return self._newest(model, "content_digest", content_digest)
+    def fetch(self, model: str, number: int, target: Path, *, progress: Progress | None = None) -> Manifest:
+        manifest = self.manifest(model, number)
+        source = self._folder(model).repository(number)
+        with store_errors("reading a release", where=source):
+            for entry in manifest.files:
+                found = copy_hashed(source / entry.path, contained_path(target, entry.path), progress=progress)
+                if found != (entry.size, entry.sha256):
+                    raise damaged_file(f"{source}/{entry.path}", entry.sha256, found[1])
+        return manifest
 
-    def _newest(self, model: str, field: str, value: str) -> Manifest | None:
-        """Newest first, since that is almost always the one looked for. Reads small files and keeps no index.
-
-        A manifest without the digest in its text is passed over unparsed, so that a damaged old one disturbs nobody.
-        """
+    def _manifest_text(self, model: str, number: int) -> bytes | None:
         folder = self._folder(model)
-        for number in reversed(self.numbers(model)):
-            with store_errors("reading a manifest"):
-                try:
-                    text = folder.manifest(number).read_bytes()
-                except (FileNotFoundError, NotADirectoryError):  # something else of that name, or just deleted
-                    continue
-            if value.encode() in text:
-                manifest = self.manifest(model, number)
-                if getattr(manifest, field) == value:
-                    return manifest
-        return None
+        with store_errors("reading a manifest", where=folder.manifest(number)):
+            try:
+                return folder.manifest(number).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):  # something else of that name, or just deleted
+                return None
+
+    def models(self) -> list[str]:
+        with store_errors("reading the store", where=self.root):
+            try:
+                names = sorted(e.name for e in os.scandir(self.root) if e.is_dir())
+            except FileNotFoundError:
+                return []
+        return [name for name in names if (self.root / name / "model.json").is_file()]
 
     def publish(
         self,
         model: str,
         *,
-        place: publishing.Place,
-        describe: publishing.Describe,
+        place: PlaceAs,
+        describe: Describe,
         number: int | None = None,
         primary: str | None = None,
         expected: Mapping[Path, str] | None = None,
-        progress: publishing.Progress | None = None,
+        progress: Progress | None = None,
     ) -> Manifest:
-        """Adds a release: readers see all of it or nothing.
-
-        Args:
-            place: the repository under a number. Called again with a higher one if somebody else was faster.
-            describe: the manifest for a number and the files as they were written, hashed while they were copied.
-            number: take this one or refuse; None: the next free one. Stores that follow a primary one are given it.
-            primary: URL of the store that allots the numbers, kept when the first release with a given number arrives.
-            expected: sha256 that source files must have, where they were hashed before; a changed one is refused.
-            progress: called with the number of bytes just copied.
-
-        Raises:
-            StoreError: number taken, store full or not writable, bytes that are not the expected ones.
-        """
         return publishing.publish(
             self._folder(model),
             place=place,
@@ -161,17 +124,7 @@ class FileStore:
             progress=progress,
         )
 
-    def verify(
-        self, model: str, number: int, *, contents: bool = True, progress: publishing.Progress | None = None
-    ) -> list[Difference]:
-        """Reads and hashes every file of a release and says where it is not what its manifest says.
-
-        Args:
-            contents: False compares names and sizes only, which takes no time.
-
-        Raises:
-            StoreError: if there is no such release, or its manifest is damaged.
-        """
+    def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         manifest = self.manifest(model, number)
         root = self._folder(model).repository(number)
         found: list[Difference] = []
@@ -189,10 +142,22 @@ class FileStore:
             found += [Difference(path, "foreign") for path in _foreign(root, {e.path for e in manifest.files})]
         return sorted(found, key=lambda d: d.path)
 
+    def remove(self, model: str, number: int) -> None:
+        if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
+            raise StoreError(
+                f"release {number} of {model} is on {', '.join(pointing)}, so it is not removed",
+                where=self.location(model, number),
+                fix="move the channel first",
+            )
+        folder = self._folder(model)
+        folder.check_real(folder.release(number))
+        with store_errors("removing a release", where=folder.release(number)):
+            folder.describe(published=number)
+            remove_tree(folder.release(number))
+
     # Records ----------------------------------------------------------------------------------------------------------
 
     def write_record(self, model: str, number: int, name: str, value: Mapping[str, Any]) -> None:
-        """Keeps a small JSON object beside a release. The last one of a name stays."""
         folder = self._folder(model)
         path = folder.records(number) / f"{check_record(name)}.json"
         folder.check_real(path)
@@ -202,7 +167,6 @@ class FileStore:
             write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
     def read_record(self, model: str, number: int, name: str) -> dict[str, Any] | None:
-        """The record, or None. Raises StoreError for one that is damaged."""
         folder = self._folder(model)
         path = folder.records(number) / f"{check_record(name)}.json"
         folder.check_real(path)
@@ -220,7 +184,6 @@ class FileStore:
         return data
 
     def records(self, model: str, number: int) -> dict[str, dict[str, Any]]:
-        """All records of a release by name, in the order in which they were last written."""
         folder = self._folder(model).records(number)
         with store_errors("reading records", where=folder):
             try:
@@ -239,16 +202,10 @@ class FileStore:
     # Channels ---------------------------------------------------------------------------------------------------------
 
     def channel(self, model: str, name: str) -> int | None:
-        """The release that a channel points to, or None if there is no such channel.
-
-        Raises:
-            StoreError: if the channel's link dangles or leads elsewhere.
-        """
         found = links.resolved(self._folder(model), name)
         return found[0] if found is not None else None
 
     def channels(self, model: str) -> dict[str, int]:
-        """Every channel and the release that its link names. Does not look whether it dangles: `channel` does."""
         folder = self._folder(model)
         found = {name: links.current(folder, name) for name in links.names(folder)}
         return {name: activation.release for name, activation in found.items() if activation is not None}
@@ -267,27 +224,20 @@ class FileStore:
         model: str,
         channel: str,
         number: int,
-        place: links.Place,
+        place: PlaceAt,
         *,
         expect: int | EllipsisType | None = ...,
         who: str,
         why: str,
         back: bool = False,
     ) -> Path:
-        """Points a channel to a release, by one rename.
+        """As `Store.activate`, by one rename to a fresh activation.
 
-        Args:
-            place: the release, placed for the path at which readers will see this very activation. Absolute paths in
-                configs start there, and so stay right for a running server when the channel moves on.
-            expect: move it only if it is on this release now (None: on none).
-            who, why: for the history.
-            back: it is a rollback (`previous`).
+        Absolute paths in an activation's configs start at the activation itself, and so stay right for a running server when
+        the channel moves on.
 
         Returns:
             The new activation.
-
-        Raises:
-            StoreError: no such release, not where it was expected, store full or not writable.
         """
         if different := self.verify(model, number, contents=False):
             more = f" and {len(different) - 1} more" if len(different) > 1 else ""
@@ -309,34 +259,12 @@ class FileStore:
         )
 
     def history(self, model: str, channel: str) -> list[Move]:
-        """Every move of a channel, oldest first."""
         folder = self._folder(model)
         now = links.current(folder, channel)
         path = folder.history(channel)
         folder.check_real(path)
         with store_errors("reading a channel's history", where=path):
             return read_moves(path, current=now.name if now is not None else None)
-
-    def previous(self, model: str, channel: str) -> int:
-        """The release to which a rollback goes: the one before, of those that are still in the store.
-
-        Raises:
-            StoreError: if there is none.
-        """
-        folder = self._folder(model)
-        now = links.current(folder, channel)
-        past = [(move.release, move.back) for move in self.history(model, channel)]
-        if now is None:
-            raise StoreError(f"has no channel {channel} of {model}", where=self.url, fix="`enginepress releases` lists them")
-        there = set(self.numbers(model))
-        found = came_before([*past, (now.release, False)], there.__contains__)
-        if found is None:
-            raise StoreError(
-                f"channel {channel} of {model} is on release {now.release} and there is no earlier release to go back to",
-                where=self.url,
-                fix="`enginepress releases` lists what is there; `enginepress rollback … --to N` names one",
-            )
-        return found
 
     def _reader_root(self) -> str:
         return (self.mount or os.path.abspath(self.root)).rstrip("/")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from enginepress.errors import RecipeError
 from enginepress.stores.filesystem import FileStore
+from enginepress.stores.store import Store
 
 if TYPE_CHECKING:
-    from enginepress.recipe import Store
+    from enginepress import recipe
 
 
-def open_store(store: Store) -> FileStore:
+def open_store(store: recipe.Store) -> Store:
     """Opens no file yet; a store that does not exist is made by the first publish.
 
     Raises:

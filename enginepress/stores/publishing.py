@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from enginepress.canonical import sha256_hex
@@ -26,18 +26,15 @@ from enginepress.locks import Lock, left_by_the_dead
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
 from enginepress.stores.layout import ModelFolder, store_errors
+from enginepress.stores.store import Describe, PlaceAs, Progress
 
 ABANDONED_SECONDS = 600.0
-
-Place = Callable[[int], Placement]
-Describe = Callable[[int, tuple[FileEntry, ...]], Manifest]
-Progress = Callable[[int], None]
 
 
 def publish(
     folder: ModelFolder,
     *,
-    place: Place,
+    place: PlaceAs,
     describe: Describe,
     number: int | None = None,
     primary: str | None = None,
