@@ -15,6 +15,7 @@ A folder outside `partial/` is complete: it was written apart, synced and rename
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from typing import Any
 
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import commit_folder, explain_os_error, remove_tree, sync_tree, write_atomic
-from enginepress.locks import Lock
+from enginepress.locks import Lock, left_by_the_dead
 
 ENVIRONMENT = "ENGINEPRESS_WORKSPACE"
 
@@ -134,6 +135,20 @@ class Workspace:
             except LockedError:
                 continue
         return found
+
+    def sweep(self) -> None:
+        """Removes what killed runs left: folders on which nobody works, locks whose holders are dead on this machine.
+
+        A run needs none of it gone, so what cannot be removed stays.
+        """
+        with contextlib.suppress(OSError, WorkspaceError):
+            for folder in self.leftovers():
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in sorted(self.path("locks").glob("*.json")):
+                Lock(path, about="sweeping").forget_the_dead()
+            for path in sorted(self.path("locks").glob(".*")):
+                if left_by_the_dead(path):
+                    path.unlink(missing_ok=True)
 
     # Small JSON files ------------------------------------------------------------------------------------------------
 

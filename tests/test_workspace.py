@@ -158,6 +158,24 @@ def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "locks").iterdir())
 
 
+def test_a_sweep_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    dead, alive = _holder(tmp_path / "locks" / "engines-dead.json"), _holder(tmp_path / "locks" / "engines-alive.json")
+    for name in ("engines-dead-12345678", "engines-alive-12345678", "engines-gone-12345678", "checkpoint-files"):
+        (tmp_path / "partial" / name).mkdir(parents=True)
+    dead.kill()
+    dead.wait()
+    try:
+        workspace.sweep()
+        assert sorted(os.listdir(tmp_path / "partial")) == ["checkpoint-files", "engines-alive-12345678"]
+        assert os.listdir(tmp_path / "locks") == ["engines-alive.json"]
+    finally:
+        alive.kill()
+        alive.wait()
+    Workspace(tmp_path / "nowhere").sweep()
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_what_a_killed_worker_left_is_swept_by_the_next(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     left = tmp_path / "partial" / "engines-k-12345678" / "output"

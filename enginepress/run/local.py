@@ -83,15 +83,16 @@ def run_recipe(
     """
     check_secrets(recipe)
     run = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    lock = workspace.lock(f"run-{recipe.name}", about=f"a run of {recipe.name}", wait=wait, on_wait=on_wait)
     if not force and (done := _up_to_date(recipe, workspace, run)):
-        lock.forget_the_dead()
+        workspace.sweep()
         return done
     workspace.check_writable()
-    with lock:
+    with workspace.lock(f"run-{recipe.name}", about=f"a run of {recipe.name}", wait=wait, on_wait=on_wait):
         if not force and (done := _up_to_date(recipe, workspace, run)):
             return done
-        return _run_pipeline(recipe, workspace, run, force, follow)
+        done = _run_pipeline(recipe, workspace, run, force, follow)
+        workspace.sweep()
+        return done
 
 
 def _up_to_date(recipe: Recipe, workspace: Workspace, run: str) -> RunResult | None:

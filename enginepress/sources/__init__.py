@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from enginepress.canonical import json_digest
+from enginepress.errors import SourceError
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that have just arrived."""
@@ -74,6 +75,17 @@ class Revision:
     def digest(self) -> str:
         """sha256 over the selected files' paths, sizes and digests: the same bytes give the same build."""
         return json_digest([[f.path, f.size, f.digest.algorithm, f.digest.value] for f in self.files])
+
+    def file(self, path: str) -> RemoteFile:
+        """The file of this path.
+
+        Raises:
+            SourceError: if a build does not need it.
+        """
+        for file in self.files:
+            if file.path == path:
+                return file
+        raise SourceError("is not among the files that a build needs", where=f"{self.source}/{path}")
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -83,9 +83,7 @@ class HubCacheSource:
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
-        file = next((f for f in revision.files if f.path == path), None)
-        if file is None:
-            raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
+        file = revision.file(path)
         return self._read(file)
 
     def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> AbstractContextManager[Body]:

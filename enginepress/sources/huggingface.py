@@ -11,22 +11,19 @@ Files of LFS are verified against their published sha256, all others against git
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
-from enginepress.files import check_relative, write_atomic
+from enginepress.files import check_relative
 from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.hub_client import HubClient, endpoint_from_environment
+from enginepress.sources.revision_cache import RevisionCache
 from enginepress.sources.selection import select
 from enginepress.sources.transfer import PAUSES, HttpClient, public_address, read_file
-
-CACHE_FORMAT = 1
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -57,10 +54,10 @@ class HuggingFaceSource:
         self.repo = repo
         self.revision = revision
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        self._cache = cache
         self._pauses = pauses
         self._endpoint = endpoint_from_environment()
         self._client = HubClient(self._endpoint, repo, token_reference=token_reference, pauses=pauses[:3], http=http)
+        self._cache = RevisionCache(cache, "hub", [self._endpoint, repo, self._choices])
 
     @property
     def uri(self) -> str:
@@ -68,7 +65,7 @@ class HuggingFaceSource:
 
     def resolve(self) -> Revision:
         """The commit that the revision names now, and its files. See CheckpointSource.resolve."""
-        if _COMMIT.fullmatch(self.revision) and (known := self._known(self.revision)) is not None:
+        if _COMMIT.fullmatch(self.revision) and (known := self._cache.find(self.revision)) is not None:
             return known
         info = self._client.json("revision", self.revision, blobs="true")
         commit = info.get("sha") if isinstance(info, dict) else None
@@ -76,10 +73,10 @@ class HuggingFaceSource:
             raise self._not_understood("names no commit")
         if _COMMIT.fullmatch(self.revision) and commit != self.revision:
             raise self._not_understood(f"names the commit {commit} when it was asked for {self.revision}")
-        if (known := self._known(commit)) is not None:
+        if (known := self._cache.find(commit)) is not None:
             return known
         revision = self._select(commit, self._files(commit, info.get("siblings")))
-        self._remember(revision)
+        self._cache.keep(revision)
         return revision
 
     def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
@@ -88,9 +85,7 @@ class HuggingFaceSource:
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
-        file = next((f for f in revision.files if f.path == path), None)
-        if file is None:
-            raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
+        file = revision.file(path)
         return self._read(revision.id, file)
 
     def open_range(self, revision: Revision, file: RemoteFile, start: int, stop: int) -> AbstractContextManager[Body]:
@@ -141,28 +136,6 @@ class HuggingFaceSource:
         return SourceError(
             f"the hub's answer {problem}", where=f"{public_address(self._endpoint)}/{self.repo}", fix="check HF_ENDPOINT"
         )
-
-    # Cache ------------------------------------------------------------------------------------------------------------
-
-    def _cache_file(self, commit: str) -> Path | None:
-        if self._cache is None:
-            return None
-        return self._cache / "hub" / f"{json_digest([CACHE_FORMAT, self._endpoint, self.repo, commit, self._choices])}.json"
-
-    def _known(self, commit: str) -> Revision | None:
-        path = self._cache_file(commit)
-        try:
-            return Revision.from_json(json.loads(path.read_bytes())) if path is not None else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _remember(self, revision: Revision) -> None:
-        path = self._cache_file(revision.id)
-        try:
-            if path is not None:
-                write_atomic(path, json.dumps(revision.to_json()))
-        except OSError:
-            pass  # A cache that cannot be written costs a request next time, no more.
 
 
 def _from_sibling(entry: Mapping[str, Any]) -> RemoteFile:

@@ -93,9 +93,7 @@ class LocalSource:
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
-        file = next((f for f in revision.files if f.path == path), None)
-        if file is None:
-            raise SourceError("is not among the files that a build needs", where=str(self.folder / path))
+        file = revision.file(path)
         data = self._read_contained(path)
         hashes = FileHash(file)
         hashes.update(data)

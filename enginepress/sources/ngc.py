@@ -12,7 +12,6 @@ them until they have been fetched once; from then on the sha256 of what came is 
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -23,13 +22,12 @@ from typing import Any
 
 from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
-from enginepress.files import check_relative, write_atomic
+from enginepress.files import check_relative
 from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.ngc_client import NgcClient
+from enginepress.sources.revision_cache import RevisionCache
 from enginepress.sources.selection import select
 from enginepress.sources.transfer import PAUSES, HttpClient, read_file
-
-CACHE_FORMAT = 1
 
 
 class NgcSource:
@@ -62,19 +60,19 @@ class NgcSource:
         self.uri = "ngc://" + "/".join(part for part in (org, team, name) if part)
         self._digests = dict(digests or {})
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        self._cache = cache
         self._pauses = pauses
         self._client = NgcClient(org, team, name, token_reference=token_reference, pauses=pauses[:3], http=http)
+        self._cache = RevisionCache(cache, "ngc", [self._client.api, self.uri, self._choices, self._digests])
 
     def resolve(self) -> Revision:
         """The version that is named, or the latest, and its files. See CheckpointSource.resolve."""
         version = self.version or self._client.latest_version()[0]
         assert version is not None
-        if (known := self._known(version)) is not None:
+        if (known := self._cache.find(version)) is not None:
             return known
         self._client.version(version)
         revision = self._select(version, self._files(version))
-        self._remember(revision)
+        self._cache.keep(revision)
         return revision
 
     def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
@@ -83,9 +81,7 @@ class NgcSource:
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
-        file = next((f for f in revision.files if f.path == path), None)
-        if file is None:
-            raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
+        file = revision.file(path)
         return self._read(revision.id, file)
 
     @contextmanager
@@ -142,29 +138,6 @@ class NgcSource:
             **self._choices,
         )
         return Revision(self.uri, version, tuple(files[path] for path in selection.files), selection.unused)
-
-    # Cache ------------------------------------------------------------------------------------------------------------
-
-    def _cache_file(self, version: str) -> Path | None:
-        if self._cache is None:
-            return None
-        key = [CACHE_FORMAT, self._client.api, self.uri, version, self._choices, self._digests]
-        return self._cache / "ngc" / f"{json_digest(key)}.json"
-
-    def _known(self, version: str) -> Revision | None:
-        path = self._cache_file(version)
-        try:
-            return Revision.from_json(json.loads(path.read_bytes())) if path is not None else None
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
-            return None
-
-    def _remember(self, revision: Revision) -> None:
-        path = self._cache_file(revision.id)
-        try:
-            if path is not None:
-                write_atomic(path, json.dumps(revision.to_json()))
-        except OSError:
-            pass  # A cache that cannot be written costs requests next time, no more.
 
 
 def _sha256(encoded: Any, where: str) -> str | None:

@@ -13,7 +13,6 @@ of what came first is demanded from then on (`enginepress.sources.seen`). `sourc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -21,13 +20,12 @@ from pathlib import Path
 
 from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
-from enginepress.files import check_relative, write_atomic
+from enginepress.files import check_relative
 from enginepress.sources import Body, Digest, RemoteFile, Revision
+from enginepress.sources.revision_cache import RevisionCache
 from enginepress.sources.s3_client import Listed, ObjectHead, S3Client, S3Settings
 from enginepress.sources.selection import select
 from enginepress.sources.transfer import PAUSES, read_file
-
-CACHE_FORMAT = 1
 
 _HEADS_AT_ONCE = 16
 _BY_ETAG = "etag:"
@@ -59,15 +57,15 @@ class S3Source:
         self._folder = f"{prefix}/" if prefix else ""
         self._digests = dict(digests or {})
         self._choices = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        self._cache = cache
         self._pauses = pauses
         self._client = S3Client(bucket, settings or S3Settings(), pauses=pauses[:3])
+        self._cache = RevisionCache(cache, "s3", [self._client.endpoint, self.uri, self._choices, self._digests])
 
     def resolve(self) -> Revision:
         """The folder as it is now. See CheckpointSource.resolve."""
         listed = self._list()
         identity = listing_id(listed)
-        if (known := self._known(identity)) is not None:
+        if (known := self._cache.find(identity)) is not None:
             return known
         files = {path: _provisional(path, entry) for path, entry in listed.items()}
         selection = select(
@@ -79,7 +77,7 @@ class S3Source:
         with ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="s3-head") as pool:
             chosen = tuple(pool.map(lambda path: self._file(path, listed[path]), selection.files))
         revision = Revision(self.uri, identity, chosen, selection.unused)
-        self._remember(revision)
+        self._cache.keep(revision)
         return revision
 
     def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:
@@ -88,9 +86,7 @@ class S3Source:
 
     def read(self, revision: Revision, path: str) -> bytes:
         """One small file, verified. See CheckpointSource.read."""
-        file = next((f for f in revision.files if f.path == path), None)
-        if file is None:
-            raise SourceError("is not among the files that a build needs", where=f"{self.uri}/{path}")
+        file = revision.file(path)
         return self._read(file)
 
     @contextmanager
@@ -150,29 +146,6 @@ class S3Source:
         if head.md5:
             return Digest("md5", head.md5)
         return Digest("none", json_digest([self.uri, path, head.size, head.etag, head.version]))
-
-    # Cache ------------------------------------------------------------------------------------------------------------
-
-    def _cache_file(self, identity: str) -> Path | None:
-        if self._cache is None:
-            return None
-        key = [CACHE_FORMAT, self._client.endpoint, self.uri, identity, self._choices, self._digests]
-        return self._cache / "s3" / f"{json_digest(key)}.json"
-
-    def _known(self, identity: str) -> Revision | None:
-        path = self._cache_file(identity)
-        try:
-            return Revision.from_json(json.loads(path.read_bytes())) if path is not None else None
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
-            return None
-
-    def _remember(self, revision: Revision) -> None:
-        path = self._cache_file(revision.id)
-        try:
-            if path is not None:
-                write_atomic(path, json.dumps(revision.to_json()))
-        except OSError:
-            pass  # A cache that cannot be written costs requests next time, no more.
 
 
 def listing_id(listed: Mapping[str, Listed]) -> str:

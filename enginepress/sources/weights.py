@@ -20,6 +20,8 @@ from enginepress.sources.safetensors_header import Header, read_header
 INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
+_MIXED = "index and shards are of different checkpoints: fetch all of them again, or ask their publisher"
+
 _LFS = b"version https://git-lfs.github.com/spec/"
 _FOREIGN = (
     (_LFS, "a git-lfs pointer, not the weights themselves", "run `git lfs pull` in the folder that it came from"),
@@ -88,15 +90,22 @@ def check_weights(paths: Mapping[str, Path]) -> None:
 
 
 def _check_index(paths: Mapping[str, Path], headers: Mapping[str, Header]) -> None:
+    """Index and shards name the same tensors. The index' `total_size` is not compared: published ones often have it wrong."""
     index = paths[INDEX]
-    for tensor, file in sorted(parse_index(index.read_bytes(), where=str(index)).items()):
+    weight_map = parse_index(index.read_bytes(), where=str(index))
+    for file in sorted(set(weight_map.values()) & set(headers)):
+        for tensor in headers[file].tensors:
+            if weight_map.get(tensor) != file:
+                said = f"says {weight_map[tensor]!r} has" if tensor in weight_map else "does not know"
+                raise SourceError(f"holds the tensor {tensor!r}, which {INDEX} {said}", where=str(paths[file]), fix=_MIXED)
+    for tensor, file in sorted(weight_map.items()):
         if file not in headers:
             raise SourceError(f"names the shard {file!r}, which is not there", where=str(index))
         if tensor not in headers[file].tensors:
             raise SourceError(
                 f"does not hold the tensor {tensor!r}, which {INDEX} says it has",
                 where=str(paths[file]),
-                fix="index and shards are of different checkpoints: fetch all of them again",
+                fix=_MIXED,
             )
 
 

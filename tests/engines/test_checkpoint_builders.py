@@ -132,6 +132,7 @@ def test_calibration_that_nobody_needs_is_refused() -> None:
         ("vllm", {"gpu_memory_utilization": 1.2}, "above 0 and at most 1", None),
         ("vllm", {"gpu_memory_utilization": "0.9"}, "above 0 and at most 1", None),
         ("llmapi", {"kv_cache_config": {"free_gpu_memory_fraction": 0}}, "above 0 and at most 1", None),
+        ("llmapi", {"kv_cache_config": {"max_token": 7}}, "not known to have 'max_token'", "did you mean 'max_tokens'?"),
         ("llmapi", {"kv_cache_config": {"path": "${HOME}"}}, "placeholders are not filled", "write the value itself"),
         ("llmapi", {"cuda_graphs_config": {}}, "no", "did you mean 'cuda_graph_config'?"),
     ],

@@ -315,6 +315,7 @@ def test_a_longer_sequence_than_the_model_was_made_for_is_refused() -> None:
     ("limits", "where"),
     [
         ({"max_input_length": 8193}, "engine.limits.max_input_length"),
+        ({"max_input_length": 8192}, "engine.limits.max_input_length"),
         ({"max_num_tokens": 7}, "engine.limits.max_num_tokens"),
         ({"max_num_tokens": 31, "max_beam_width": 4}, "engine.limits.max_num_tokens"),
     ],

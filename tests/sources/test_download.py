@@ -21,6 +21,7 @@ from enginepress.sources.download import download_checkpoint
 from enginepress.sources.huggingface import HuggingFaceSource
 from enginepress.sources.model_config import read_model_config
 from enginepress.sources.open import open_source
+from enginepress.sources.transfer.partial import Record
 from tests.sources.hub_server import Fault, HubServer
 from tests.sources.tiny import checkpoint, write
 
@@ -307,7 +308,10 @@ def test_what_a_stopped_download_had_is_kept_while_others_go_on(hub: HubServer, 
     hub.add_repo(REPO, files)
     hub.faults.append(Fault("model.safetensors", pause=0.02, times=-1))
     child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while hub.sent["model.safetensors"] < 12_000_000:
+    deadline = time.monotonic() + 60
+    # What the server has sent may still lie in the sockets: only what the record names has come.
+    while (recorded := sum(r.spans.total for p in tmp_path.rglob("*.part.json") if (r := Record.read(p)))) < 8_000_000:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     start = time.monotonic()
     child.send_signal(signal.SIGINT)
@@ -317,4 +321,4 @@ def test_what_a_stopped_download_had_is_kept_while_others_go_on(hub: HubServer, 
     hub.sent.clear()
     _download(_source(), tmp_path)
     assert (tmp_path / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
-    assert hub.sent["model.safetensors"] < 25_000_000
+    assert hub.sent["model.safetensors"] <= len(files["model.safetensors"]) - recorded / 2

@@ -47,6 +47,18 @@ def test_a_shard_without_a_tensor_that_the_index_says_it_has_is_refused(tmp_path
     assert caught.value.where == str(tmp_path / SHARD)
 
 
+def test_a_shard_with_a_tensor_that_the_index_gives_to_nobody_or_to_another_shard_is_refused(tmp_path: Path) -> None:
+    files = checkpoint(shards=3)
+    index = json.loads(files[INDEX])
+    del index["weight_map"]["norm.1"]
+    with pytest.raises(SourceError, match=r"'norm\.1', which .* does not know") as caught:
+        _check(write(tmp_path / "lost", {**files, INDEX: json.dumps(index).encode()}))
+    assert caught.value.where == str(tmp_path / "lost" / SHARD)
+    index["weight_map"]["norm.1"] = "model-00001-of-00003.safetensors"
+    with pytest.raises(SourceError, match=r"'norm\.1', which .* says 'model-00001-of-00003\.safetensors' has"):
+        _check(write(tmp_path / "moved", {**files, INDEX: json.dumps(index).encode()}))
+
+
 def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no tensor"):
         _check(write(tmp_path, {"model.safetensors": with_header({})}))

@@ -219,11 +219,11 @@ def _limit_problems(plan: FitPlan) -> list[Problem]:
                 f"set it to {plan.shape.context} or less, or leave it out",
             )
         )
-    if limits.max_input_length is not None and limits.max_input_length > plan.sequence:
+    if limits.max_input_length is not None and limits.max_input_length >= plan.sequence:
         problems.append(
             Problem(
                 "engine.limits.max_input_length",
-                f"{limits.max_input_length} is more than a whole sequence, {plan.sequence}",
+                f"{limits.max_input_length} leaves no room for an answer in a sequence of {plan.sequence}",
                 "set it below the sequence's length, or leave it out",
             )
         )

@@ -9,6 +9,7 @@ costs far more (two unrelated tensors of one size differ by 1.4).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from enginepress.errors import BuildError
 
 BOUNDS = {"FP8": 0.1, "W8A8_SQ_PER_CHANNEL": 0.1, "W4A16_AWQ": 0.4, "W4A8_AWQ": 0.4, "NVFP4": 0.35}
 """Largest relative error (Frobenius norm) of a decoded weight, by `quant_algo`."""
+
+DAMAGED = "get the checkpoint again, or another one: it is damaged at its source"
 
 _E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
 """Values of the sixteen 4-bit floats of NVFP4 (OCP Microscaling Formats, E2M1)."""
@@ -190,7 +193,11 @@ def _compare(written: TensorFolder, name: str, expected: torch.Tensor, config: d
     tensor = written.read(name)
     scale, scale_2, before = names(name)
     if scale not in written:
-        if tensor.dtype != expected.dtype or tensor.shape != expected.shape or not torch.equal(tensor, expected):
+        if tensor.shape != expected.shape:
+            raise BuildError(f"{what}: has the shape {tuple(tensor.shape)}, and the checkpoint's is {tuple(expected.shape)}")
+        if not torch.equal(expected, expected):
+            raise BuildError(f"{what}: the checkpoint itself has values there that are no numbers", fix=DAMAGED)
+        if tensor.dtype != expected.dtype or not torch.equal(tensor, expected):
             raise BuildError(f"{what}: is not what the checkpoint has")
         return
     algorithm = config["quantization"]["quant_algo"]
@@ -200,6 +207,8 @@ def _compare(written: TensorFolder, name: str, expected: torch.Tensor, config: d
     if decoded.shape != expected.shape:
         raise BuildError(f"{what}: has the shape {tuple(decoded.shape)}, and the checkpoint's is {tuple(expected.shape)}")
     norm = expected.float().norm().item()
+    if not math.isfinite(norm):
+        raise BuildError(f"{what}: the checkpoint itself has values there that are no numbers or too large", fix=DAMAGED)
     error = (decoded - expected.float()).norm().item() / norm if norm else decoded.norm().item()
     if not error <= BOUNDS[algorithm]:
         raise BuildError(f"{what}: decoded, it differs by {error:.2f} from the checkpoint's; {BOUNDS[algorithm]} is allowed")
@@ -230,7 +239,10 @@ def decode(weight: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor | No
 def _check_factor(tensor: torch.Tensor, what: str) -> None:
     values = tensor.float()
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()) or (values.numel() == 1 and values.item() == 0):
-        raise BuildError(f"{what}: is no scaling factor: it has values that are negative, infinite or no numbers")
+        raise BuildError(
+            f"{what}: is no scaling factor: it has values that are negative, infinite or no numbers",
+            fix="calibrate with other texts, or look whether the checkpoint's weights there are numbers at all",
+        )
 
 
 def _check_all_used(names: set[str], used: set[str]) -> None:

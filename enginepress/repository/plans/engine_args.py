@@ -24,6 +24,7 @@ class Arguments:
     known: frozenset[str]
     elsewhere: Mapping[str, str]
     types: Mapping[str, str | list[str]]
+    inside: Mapping[str, list[str]]
     sources: tuple[str, ...]
 
 
@@ -34,7 +35,9 @@ def load_arguments(builder: Literal["llmapi", "vllm"]) -> Arguments:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     table = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), Loader=loader)[builder]
-    return Arguments(frozenset(table["known"]), dict(table["elsewhere"]), dict(table["types"]), tuple(table["sources"]))
+    return Arguments(
+        frozenset(table["known"]), table["elsewhere"], table["types"], table.get("inside", {}), tuple(table["sources"])
+    )
 
 
 def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]) -> None:
@@ -53,6 +56,13 @@ def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm
             )
         _check_value(value, name, where)
         _check_type(value, arguments.types.get(name), where)
+        for inner in value if name in arguments.inside and isinstance(value, dict) else ():
+            if inner not in arguments.inside[name]:
+                raise RecipeError(
+                    f"{name} is not known to have '{inner}'",
+                    where=f"{where}.{inner}",
+                    fix=nearest(str(inner), arguments.inside[name]),
+                )
 
 
 def _check_type(value: Any, wanted: str | list[str] | None, where: str) -> None:
