@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from enginepress.run.local import Follow
 
 
+LOG_EVERY_S = 30.0
+"""In a log, a step that takes long says so often how far it is."""
+
+
 @click.command(short_help="Build, gate, publish and register a recipe.")
 @recipe_argument
 @workspace_option
@@ -82,11 +86,14 @@ class _progress:
             self._live = LiveSteps()
             return self._live.follow
         self._live = None  # type: ignore[assignment]
-        started = time.monotonic()
+        started = last = time.monotonic()
 
         def follow(step: str, status: str, text: str) -> None:
-            if status != "running":
-                click.echo(f"{time.monotonic() - started:6.1f} s  {step:<9} {status}" + (f"  {text}" if text else ""), err=True)
+            nonlocal last
+            now = time.monotonic()
+            if status != "running" or (text and now - last > LOG_EVERY_S):
+                last = now
+                click.echo(f"{now - started:6.1f} s  {step:<9} {status}" + (f"  {text}" if text else ""), err=True)
 
         return follow
 

@@ -15,6 +15,7 @@ from enginepress.sources.open import open_source
 from enginepress.sources.seen import demanding, remember_digests
 from enginepress.sources.transfer.hashes import MISMATCH
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.meter import Meter
 from enginepress.steps.revision import check_record, known_digests, revision_of
 from enginepress.workspace import Output
 
@@ -43,13 +44,14 @@ def produce_checkpoint(job: Job, revision_digest: str) -> Output:
         if revision.source != source.uri:
             # Another recipe has the same bytes from another source, and was resolved after this one.
             revision = revision_of(recipe, cache)
-        last = 0.0
+        last, meter = 0.0, Meter(sum(f.size for f in revision.files))
 
         def progress(path: str, done: int, size: int) -> None:
             nonlocal last
+            meter.note(path, done)
             if time.monotonic() - last > 0.5:
                 last = time.monotonic()
-                job.note_progress("download", f"{path}: {done / 1e6:,.1f} of {size / 1e6:,.1f} MB")
+                job.note_progress("download", str(meter))
 
         known = known_digests(recipe, revision, cache)
         try:

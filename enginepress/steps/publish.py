@@ -6,6 +6,7 @@ the same content under the same build key is the same release.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from enginepress.manifest import Manifest
 from enginepress.repository.place import place
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.meter import Meter
 from enginepress.steps.release_folder import release_folder
 from enginepress.steps.verify import checks_record, passed_attempt
 from enginepress.stores.open import open_store
@@ -108,11 +110,14 @@ def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...]
 
 
 def _progress(job: Job, total: int) -> Callable[[int], None]:
-    done = 0
+    done, last, meter = 0, 0.0, Meter(total)
 
     def progress(count: int) -> None:
-        nonlocal done
+        nonlocal done, last
         done += count
-        job.note_progress("publish", f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+        meter.note("", done)
+        if time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            job.note_progress("publish", str(meter))
 
     return progress
