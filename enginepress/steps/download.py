@@ -44,7 +44,7 @@ def produce_checkpoint(job: Job, revision_digest: str) -> Output:
         if revision.source != source.uri:
             # Another recipe has the same bytes from another source, and was resolved after this one.
             revision = revision_of(recipe, cache)
-        last, meter = 0.0, Meter(sum(f.size for f in revision.files))
+        last, meter = 0.0, Meter(sum({f.digest.value: f.size for f in revision.files}.values()))
 
         def progress(path: str, done: int, size: int) -> None:
             nonlocal last
