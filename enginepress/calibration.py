@@ -65,7 +65,7 @@ def _text(line: str, number: int, path: Path) -> str:
     where = f"{path}:{number}"
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{FIELD}: is not JSON: {error}", where=where, fix=_OBJECTS) from None
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():

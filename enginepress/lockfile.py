@@ -23,6 +23,7 @@ from typing import Any, get_args
 
 from enginepress.errors import RecipeError, SourceError
 from enginepress.files import check_relative, explain_os_error, write_atomic
+from enginepress.json_text import parse_json
 from enginepress.sources import Algorithm, Digest, RemoteFile, Revision
 
 FORMAT = 1
@@ -79,10 +80,10 @@ def read_lock_file(path: Path) -> dict[str, Any] | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"is larger than {MAX_BYTES:,} bytes, so it is no lock", where=str(path), fix=_FIX)
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes(), where=str(path), kind=RecipeError, fix=_FIX)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
         raise RecipeError(f"cannot be read: {error}", where=str(path), fix=_FIX) from None
     if not isinstance(data, dict):
         raise RecipeError("is no lock", where=str(path), fix=_FIX)

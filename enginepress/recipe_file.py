@@ -7,7 +7,6 @@ What depends on where the recipe lies is settled here, so that the recipe means 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from enginepress.calibration import FIELD, read_texts
 from enginepress.canonical import json_digest, parameter_json
 from enginepress.errors import RecipeError
 from enginepress.files import hash_file
+from enginepress.json_text import parse_json
 from enginepress.lockfile import lock_path, parse_lock, read_lock_file
 from enginepress.recipe import Calibration, Recipe
 from enginepress.serving.reference import read_reference
@@ -148,10 +148,7 @@ def recipe_from_json(text: str, digest: str) -> Recipe:
     Raises:
         RecipeError: if it is not the recipe that was sent.
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecipeError(f"the recipe parameter is not JSON: {error}") from None
+    data = parse_json(text, where="recipe", kind=RecipeError, problem="the recipe parameter is not JSON")
     if digest and json_digest(data) != digest:
         raise RecipeError(
             "the recipe was changed on its way to this step: its digest is not the one that was sent",
@@ -215,12 +212,12 @@ def _read_reference(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"is larger than {MAX_BYTES} bytes; ask fewer or shorter prompts", where=str(path))
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes(), where=str(path), kind=RecipeError, problem=f"{field}: cannot be read")
     except FileNotFoundError:
         raise RecipeError(
             f"{field}: the file does not exist", where=str(path), fix="make it with `enginepress reference RECIPE`"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise RecipeError(f"{field}: cannot be read: {error}", where=str(path)) from None
     if not isinstance(data, dict):
         raise RecipeError(f"{field}: is not a reference", where=str(path), fix="make it with `enginepress reference RECIPE`")

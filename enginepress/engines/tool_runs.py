@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import BuildError, SourceError
+from enginepress.json_text import parse_json
 from enginepress.process import last_lines
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -64,11 +64,9 @@ def read_object(path: Path) -> dict[str, Any]:
         SourceError: if the file is missing or holds none.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), where=str(path))
     except FileNotFoundError:
         raise SourceError("is missing", where=str(path)) from None
-    except ValueError as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path)) from None
     if not isinstance(value, dict):
         raise SourceError("is not a JSON object", where=str(path))
     return value

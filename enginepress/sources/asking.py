@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from enginepress.errors import SourceError
@@ -14,6 +13,7 @@ from enginepress.sources import Interrupted
 from enginepress.sources.transfer import Answer
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
+NO_JSON = "did not answer with JSON"
 T = TypeVar("T")
 
 
@@ -45,14 +45,6 @@ def read_whole(answer: Answer, *, where: str, limit: int = MAX_JSON_BYTES) -> by
     if announced.isdigit() and len(raw) != int(announced):
         raise Interrupted("the answer ended early")
     return bytes(raw)
-
-
-def parse_json(raw: bytes, *, where: str, fix: str) -> Any:
-    """Raises SourceError unless `raw` is JSON."""
-    try:
-        return json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise SourceError("did not answer with JSON", where=where, fix=fix) from None
 
 
 def is_loopback(url: str) -> bool:

@@ -11,7 +11,6 @@ store's names are removed. The next attempt hashes what it finds in the store be
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 from enginepress.errors import SourceError, WorkspaceError
 from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
+from enginepress.json_text import parse_json
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
 from enginepress.sources.model_config import read_model_config
 from enginepress.sources.transfer import Download, FileHash, PartialStore, Stopped
@@ -99,13 +99,10 @@ def check_tokenizer(path: Path) -> None:
         SourceError: naming the file and what is wrong with it.
     """
     fix = "name a checkpoint with an intact tokenizer.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        pointer = path.read_bytes()[:40].startswith(b"version https://git-lfs.")
-        problem = "is a git-lfs pointer; run `git lfs pull` where it came from" if pointer else f"is not JSON: {error}"
-        raise SourceError(problem, where=str(path), fix=fix) from None
+    raw = path.read_bytes()
+    if raw.startswith(b"version https://git-lfs."):
+        raise SourceError("is a git-lfs pointer; run `git lfs pull` where it came from", where=str(path), fix=fix)
+    data = parse_json(raw, where=str(path), fix=fix)
     if not isinstance(data, dict) or "model" not in data:
         raise SourceError("is no tokenizer: it has no 'model'", where=str(path), fix=fix)
     try:
@@ -113,7 +110,7 @@ def check_tokenizer(path: Path) -> None:
     except ImportError:
         return
     try:
-        Tokenizer.from_str(text)
+        Tokenizer.from_str(raw.decode("utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise SourceError(f"cannot be loaded by tokenizers: {error}", where=str(path), fix=fix) from None
 

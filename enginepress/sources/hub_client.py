@@ -11,7 +11,6 @@ a signed one.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -23,8 +22,9 @@ from urllib.parse import quote, urlsplit
 
 import enginepress
 from enginepress.errors import RecipeError, SourceError
+from enginepress.json_text import parse_json
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.asking import ask_patiently, parse_json, read_whole
+from enginepress.sources.asking import NO_JSON, ask_patiently, read_whole
 from enginepress.sources.transfer.http import TIMEOUT_SECONDS, Answer, HttpClient, public_address
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -83,14 +83,12 @@ class HubClient:
         if query:
             address += "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in query.items())
         raw = self._patiently(lambda: self._read(address, revision), address)
-        try:
-            return json.loads(raw)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-            raise SourceError(
-                "did not answer with JSON, so it is no hub",
-                where=public_address(address),
-                fix="check HF_ENDPOINT, and whether a proxy stands between",
-            ) from None
+        return parse_json(
+            raw,
+            where=public_address(address),
+            problem="did not answer with JSON, so it is no hub",
+            fix="check HF_ENDPOINT, and whether a proxy stands between",
+        )
 
     def commit(self, revision: str, etag: str | None = None) -> tuple[str | None, str | None]:
         """The commit that a branch or tag means now, and the answer's ETag, for one small request.
@@ -108,7 +106,9 @@ class HubClient:
                 if answer.status >= 400:
                     raise self._refusal(answer, revision, address)
                 raw = read_whole(answer, where=public_address(address))
-                return parse_json(raw, where=public_address(address), fix="check HF_ENDPOINT"), answer.header("etag") or None
+                return parse_json(raw, where=public_address(address), problem=NO_JSON, fix="check HF_ENDPOINT"), answer.header(
+                    "etag"
+                ) or None
 
         data, new = ask_patiently(
             attempt,

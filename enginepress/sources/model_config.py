@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginepress.errors import SourceError
+from enginepress.json_text import parse_json
 
 _FIX = "fetch config.json again from where it came from"
 
@@ -47,10 +47,7 @@ def read_model_config(path: Path) -> ModelConfig:
         raise SourceError("is a git-lfs pointer", where=str(path), fix="run `git lfs pull` where it came from")
     if raw.lstrip()[:1] == b"<":
         raise SourceError("is a web page, not a model's settings", where=str(path), fix=_FIX)
-    try:
-        data = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SourceError(f"is not JSON: {error}", where=str(path), fix=_FIX) from None
+    data = parse_json(raw, where=str(path), fix=_FIX)
     if not isinstance(data, dict):
         raise SourceError("is not a JSON object", where=str(path), fix=_FIX)
     architectures, kind = data.get("architectures") or [], data.get("model_type") or ""
@@ -101,10 +98,7 @@ def model_settings(config: bytes, quantization: bytes | None, *, where: str) -> 
 
 
 def _object(raw: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SourceError(f"is not JSON: {error}", where=where) from None
+    value = parse_json(raw, where=where)
     if not isinstance(value, dict):
         raise SourceError("is not a JSON object", where=where)
     return value

@@ -27,8 +27,9 @@ from urllib.parse import quote, urlencode
 
 import enginepress
 from enginepress.errors import RecipeError, SourceError
+from enginepress.json_text import parse_json
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.asking import ask_patiently, is_loopback, parse_json, read_whole
+from enginepress.sources.asking import NO_JSON, ask_patiently, is_loopback, read_whole
 from enginepress.sources.transfer import Answer, HttpClient, public_address
 
 DEFAULT_API = "https://api.ngc.nvidia.com"
@@ -216,7 +217,7 @@ class NgcClient:
         raw, new = ask_patiently(attempt, pauses=self._pauses, failed=lambda e: self._unreachable(self.api, e))
         if raw is None:
             return None, new
-        data = parse_json(raw, where=self.api, fix="check NGC_CLI_API_URL, and whether a proxy stands between")
+        data = parse_json(raw, where=self.api, problem=NO_JSON, fix="check NGC_CLI_API_URL, and whether a proxy stands between")
         if not isinstance(data, dict):
             raise self._not_understood("is no JSON object")
         return data, new
@@ -281,7 +282,9 @@ class NgcClient:
             if answer.status != 200:
                 raise Interrupted(f"the token server answers with status {answer.status}", wait=answer.retry_after)
             raw = read_whole(answer, where=self._auth)
-        data = parse_json(raw, where=self._auth, fix="check NGC_CLI_AUTH_URL, and whether a proxy stands between")
+        data = parse_json(
+            raw, where=self._auth, problem=NO_JSON, fix="check NGC_CLI_AUTH_URL, and whether a proxy stands between"
+        )
         token = data.get("token") if isinstance(data, dict) else None
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
             raise SourceError("answered without a token", where=self._auth, fix="check NGC_CLI_AUTH_URL")

@@ -117,7 +117,7 @@ def _parsed(raw: bytes, file_size: int) -> Header:
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
         raise _Malformed("its header is not UTF-8") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also a number of thousands of digits
         raise _Malformed(f"its header is not JSON: {error}") from None
     except RecursionError:
         raise _Malformed("its header is nested too deeply") from None

@@ -8,13 +8,13 @@ from one of them unchecked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from enginepress.errors import SourceError
 from enginepress.files import check_relative
+from enginepress.json_text import parse_json
 from enginepress.sources.safetensors_header import Header, read_header
 
 INDEX = "model.safetensors.index.json"
@@ -45,10 +45,7 @@ def parse_index(raw: bytes, *, where: str) -> dict[str, str]:
     """
     if raw.startswith(_LFS):
         raise SourceError("is a git-lfs pointer, not the index itself", where=where, fix=_FOREIGN[0][2])
-    try:
-        data = json.loads(raw.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, where))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SourceError(f"is not JSON: {error}", where=where) from None
+    data = parse_json(raw, where=where, pairs=lambda pairs: _unique(pairs, where))
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise SourceError("is no index of shards: it has no weight_map from tensors to files", where=where)
