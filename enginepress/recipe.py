@@ -330,6 +330,12 @@ class Recipe(_Section):
             )
         return self
 
+    def secret_variables(self) -> frozenset[str]:
+        """Names of the environment variables from which the recipe's secrets are read."""
+        registry = self.registry
+        references = (self.source.token, registry.username, registry.password, registry.token)
+        return frozenset(reference[2:-1] for reference in references if reference is not None)
+
     def canonical(self) -> dict[str, Any]:
         """The recipe as plain JSON values without what is left at its default."""
         return self.model_dump(mode="json", exclude_defaults=True)

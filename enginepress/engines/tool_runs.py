@@ -13,19 +13,21 @@ from typing import Any
 from enginepress.errors import BuildError, SourceError
 from enginepress.json_text import parse_json
 from enginepress.process import last_lines
+from enginepress.recipe import Recipe
 
 # ------------------------------------------------------------------------------------------------------------------
 # Before it runs
 # ------------------------------------------------------------------------------------------------------------------
 
-_HIDDEN = ("TOKEN", "SECRET", "PASSWORD", "PROXY", "ACCESS_KEY", "API_KEY", "CREDENTIAL")
-"""Parts of names of environment variables that a tool does not get to see."""
+_HIDDEN = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PROXY|CREDENTIAL|(^|_)(KEY|PAT|AUTH)(_|$)", re.IGNORECASE)
+"""Names of environment variables that a tool does not get to see, whatever the recipe says of them."""
 
 
-def offline_environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """Our environment without secrets and without what would change a tool's output; Hugging Face's libraries are told to
-    stay offline, and keep their caches in `scratch`."""
-    kept = {key: value for key, value in ours.items() if not any(part in key.upper() for part in _HIDDEN)}
+def offline_environment(ours: Mapping[str, str], scratch: Path, recipe: Recipe) -> dict[str, str]:
+    """Our environment without secrets, those that the recipe names by any name among them, and without what would change a
+    tool's output; Hugging Face's libraries are told to stay offline, and keep their caches in `scratch`."""
+    secret = recipe.secret_variables()
+    kept = {key: value for key, value in ours.items() if key not in secret and not _HIDDEN.search(key)}
     return {
         **kept,
         "HF_HUB_OFFLINE": "1",

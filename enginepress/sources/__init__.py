@@ -124,11 +124,13 @@ class Body:
         start: where in the file the first block belongs. A server that ignores ranges sends the whole file: 0.
         blocks: the bytes, up to the asked end or further; iterating raises Interrupted when the connection breaks.
         version: the ETag of this answer, if it has a strong one. When it changes, the file did, and is fetched anew.
+        mark: a weak ETag or a date of change, where no digest was published and so everything that may tell is needed.
     """
 
     start: int
     blocks: Iterator[bytes]
     version: str | None = None
+    mark: str | None = None
 
 
 class CheckpointSource(Protocol):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from enginepress.errors import SourceError
 from enginepress.sources import Interrupted
 from enginepress.sources.transfer import Answer
+from enginepress.sources.transfer.pace import Trickle
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 NO_JSON = "did not answer with JSON"
@@ -33,12 +34,14 @@ def read_whole(answer: Answer, *, where: str, limit: int = MAX_JSON_BYTES) -> by
     """The body of an answer.
 
     Raises:
-        Interrupted: if it is shorter than announced.
+        Interrupted: if it is shorter than announced, or merely trickles.
         SourceError: if it is longer than `limit`.
     """
-    raw = bytearray()
+    raw, trickle = bytearray(), Trickle(seconds=answer.timeout)
     for block in answer.blocks:
         raw += block
+        if trickle.is_stalled(len(block)):
+            raise Interrupted("almost nothing arrives")
         if len(raw) > limit:
             raise SourceError(f"answers with more than {limit:,} bytes", where=where)
     announced = answer.header("content-length")

@@ -32,6 +32,7 @@ AT_ONCE = 8
 
 SYNCED_AT_ONCE = 16
 
+_ATTEMPTS = 4
 CheckpointProgress = Callable[[str, int, int], None]
 """Called with a file's path, its bytes so far and its size; from several threads, one at a time."""
 
@@ -65,11 +66,14 @@ def download_checkpoint(
         store = PartialStore(partial_store)
         _check_space(revision, store)
         download = Download(source, revision, store, **settings)
-        hashes = _Checkpoint(download, progress).run()
-        _sync({_stored(partial_store, file) for file in revision.files})
         paths = {file.path: contained_path(output, file.path) for file in revision.files}
-        for file in revision.files:
-            os.link(_stored(partial_store, file), paths[file.path])
+        try:
+            hashes = _Checkpoint(download, progress, paths).run()
+        except BaseException:
+            for path in paths.values():  # what was verified stays in the store, for the next attempt
+                path.unlink(missing_ok=True)
+            raise
+        _sync(paths.values())
         with _named_by_source(revision, output):
             check_weights(paths)
             read_model_config(paths["config.json"])
@@ -118,8 +122,9 @@ def check_tokenizer(path: Path) -> None:
 class _Checkpoint:
     """The files of one revision on their way into the store."""
 
-    def __init__(self, download: Download, progress: CheckpointProgress) -> None:
+    def __init__(self, download: Download, progress: CheckpointProgress, paths: Mapping[str, Path]) -> None:
         self._download = download
+        self._paths = paths
         self._store = download.store.folder
         self._progress = progress
         self._report = threading.Lock()
@@ -143,16 +148,33 @@ class _Checkpoint:
         return {file.path: futures[file.digest.value].result() for file in self._download.revision.files}
 
     def _obtain(self, file: RemoteFile) -> str:
-        if self._download.stop.is_set():
-            raise Stopped
+        """Fetches a file, unless an earlier attempt has, and links it to its places at once.
+
+        Another checkpoint that shares it may be under way, and removes it from the store when it has finished: before it is
+        linked here it is fetched once more, afterwards that does not matter.
+        """
         stored = _stored(self._store, file)
-        if stored.exists():
-            sha256 = self._verified(file, stored)
-            if sha256 is not None:
+        for attempt in range(_ATTEMPTS):
+            if self._download.stop.is_set():
+                raise Stopped
+            try:
+                sha256 = self._verified(file, stored) if stored.exists() else None
+                if sha256 is None:
+                    stored.unlink(missing_ok=True)
+                    self._tell(file, -self._done.get(file.path, 0))
+                    sha256 = self._download.fetch(file, stored, lambda count: self._tell(file, count))
+                self._link(file, stored)
                 return sha256
-            stored.unlink()
-        self._tell(file, 0)
-        return self._download.fetch(file, stored, lambda count: self._tell(file, count))
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _link(self, file: RemoteFile, stored: Path) -> None:
+        for other in self._download.revision.files:
+            if other.digest == file.digest:
+                self._paths[other.path].unlink(missing_ok=True)
+                os.link(stored, self._paths[other.path])
 
     def _verified(self, file: RemoteFile, stored: Path) -> str | None:
         """sha256 of what an earlier attempt finished, or None if it has been damaged since."""

@@ -15,20 +15,21 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import enginepress
 from enginepress.errors import RecipeError, SourceError
 from enginepress.json_text import parse_json
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.asking import NO_JSON, ask_patiently, read_whole
+from enginepress.sources.asking import NO_JSON, ask_patiently, is_loopback, read_whole
 from enginepress.sources.transfer.http import TIMEOUT_SECONDS, Answer, HttpClient, public_address
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_JSON_BYTES = 256 * 1024 * 1024
+MAX_PAGES = 1000
 SIGNED_SECONDS = 600.0
 """So long the signed address of a file is used again, if it does not expire earlier."""
 
@@ -79,16 +80,25 @@ class HubClient:
         Raises:
             SourceError: saying what the hub refused and what to do, or that it cannot be reached.
         """
+        return self._ask(self._address(route, revision, query), revision)[0]
+
+    def listing(self, route: str, revision: str, **query: str) -> list[Any]:
+        """All pages of a list. Raises SourceError as `json` does, and if a page is no list."""
+        address: str | None = self._address(route, revision, query)
+        found: list[Any] = []
+        for _ in range(MAX_PAGES):
+            if address is None:
+                return found
+            page, following = self._ask(address, revision)
+            if not isinstance(page, list):
+                raise SourceError("did not answer with a list", where=public_address(address), fix="check HF_ENDPOINT")
+            found += page
+            address = following
+        raise SourceError(f"lists more than {MAX_PAGES} pages", where=self.page, fix="check HF_ENDPOINT")
+
+    def _address(self, route: str, revision: str, query: Mapping[str, str]) -> str:
         address = f"{self.endpoint}/api/models/{self.repo}/{route}/{quote(revision, safe='')}"
-        if query:
-            address += "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in query.items())
-        raw = self._patiently(lambda: self._read(address, revision), address)
-        return parse_json(
-            raw,
-            where=public_address(address),
-            problem="did not answer with JSON, so it is no hub",
-            fix="check HF_ENDPOINT, and whether a proxy stands between",
-        )
+        return address + ("?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in query.items()) if query else "")
 
     def commit(self, revision: str, etag: str | None = None) -> tuple[str | None, str | None]:
         """The commit that a branch or tag means now, and the answer's ETag, for one small request.
@@ -153,31 +163,40 @@ class HubClient:
 
     # One request ------------------------------------------------------------------------------------------------------
 
-    def _patiently(self, attempt: Callable[[], bytes], address: str) -> bytes:
-        for pause in [*self._pauses, None]:
-            try:
-                return attempt()
-            except Interrupted as error:
-                if pause is None:
-                    raise SourceError(
-                        f"the hub could not be asked: {error}",
-                        where=public_address(address),
-                        fix="check the network, HF_ENDPOINT and the proxy settings, then run again",
-                    ) from None
-                time.sleep(max(pause, error.wait or 0))
-        raise AssertionError("the last attempt returns or raises")
+    def _ask(self, address: str, revision: str) -> tuple[Any, str | None]:
+        """The value that the hub answers with, and the address of the next page if there is one."""
 
-    def _read(self, address: str, revision: str) -> bytes:
-        with self._get(address, None) as answer:
-            raw = bytearray()
-            for block in self._body(answer, None, revision, address).blocks:
-                raw += block
-                if len(raw) > MAX_JSON_BYTES:
-                    raise SourceError(f"answers with more than {MAX_JSON_BYTES:,} bytes", where=public_address(address))
-            length = answer.header("content-length")
-            if length.isdigit() and int(length) != len(raw):
-                raise Interrupted("the answer ended early")
-            return bytes(raw)
+        def attempt() -> tuple[bytes, str | None]:
+            with self._get(address, None) as answer:
+                self._body(answer, None, revision, address)
+                return read_whole(answer, where=public_address(address), limit=MAX_JSON_BYTES), self._next_page(answer)
+
+        raw, following = ask_patiently(
+            attempt,
+            pauses=self._pauses,
+            failed=lambda error: SourceError(
+                f"the hub could not be asked: {error}",
+                where=public_address(address),
+                fix="check the network, HF_ENDPOINT and the proxy settings, then run again",
+            ),
+        )
+        value = parse_json(
+            raw,
+            where=public_address(address),
+            problem="did not answer with JSON, so it is no hub",
+            fix="check HF_ENDPOINT, and whether a proxy stands between",
+        )
+        return value, following
+
+    def _next_page(self, answer: Answer) -> str | None:
+        """As the Link header says. A page elsewhere is not followed: the token would be sent there."""
+        match = re.search(r'<([^<>]+)>\s*;[^,]*\brel="?next"?', answer.header("link"))
+        if match is None:
+            return None
+        address: str = urljoin(answer.url, match[1])
+        if urlsplit(address)[:2] != urlsplit(self.endpoint)[:2]:
+            raise SourceError("continues its list on another server", where=public_address(address), fix="check HF_ENDPOINT")
+        return address
 
     @contextmanager
     def _get(self, address: str, span: tuple[int, int] | None) -> Iterator[Answer]:
@@ -217,6 +236,14 @@ class HubClient:
                 )
         if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise SourceError("holds no token: it has spaces or other characters that no token has", where=name)
+        if token is not None and not self.endpoint.startswith("https://") and not is_loopback(self.endpoint):
+            if self._token_reference is None:
+                return None  # one that happens to be there, for another hub; `_token_fix` says why it was not sent
+            raise SourceError(
+                f"{public_address(self.endpoint)} is no https address, and a token is never sent in the clear",
+                where="HF_ENDPOINT",
+                fix="write https://…, or leave source.token out",
+            )
         return token
 
     # What went wrong --------------------------------------------------------------------------------------------------
@@ -265,7 +292,9 @@ class HubClient:
         )
 
     def _token_fix(self, what: str) -> str:
-        return f"{what} in {self._token_reference[2:-1] if self._token_reference else 'HF_TOKEN'}"
+        clear = not self.endpoint.startswith("https://") and not is_loopback(self.endpoint)
+        why = " and name the hub by https://: in the clear none is sent" if clear else ""
+        return f"{what} in {self._token_reference[2:-1] if self._token_reference else 'HF_TOKEN'}{why}"
 
 
 def is_offline() -> bool:

@@ -110,7 +110,7 @@ class HuggingFaceSource:
         try:
             return self._listed([_from_sibling(s) for s in siblings])
         except (KeyError, TypeError, ValueError, AttributeError):
-            tree = self._client.json("tree", commit, recursive="true")
+            tree = self._client.listing("tree", commit, recursive="true")
         try:
             return self._listed([_from_tree(e) for e in tree if e["type"] == "file"])
         except (KeyError, TypeError, ValueError, AttributeError):

@@ -75,7 +75,7 @@ def _open_hub(source: Source, rest: str, cache: Path | None, http: HttpClient | 
             f"{revision!r} is no revision", where=f"source.uri: {source.uri}", fix="write a branch, tag or commit after the @"
         )
     revision = revision or "main"
-    if is_offline() and (snapshot := find_snapshot(repo, revision)) is not None:
+    if is_offline() and (snapshot := find_snapshot(repo, _locked(source) or revision)) is not None:
         return HubCacheSource(repo, snapshot, allow_pickle=source.allow_pickle, trust_remote_code=source.trust_remote_code)
     return HuggingFaceSource(
         repo,
@@ -86,6 +86,15 @@ def _open_hub(source: Source, rest: str, cache: Path | None, http: HttpClient | 
         cache=cache,
         http=http,
     )
+
+
+def _locked(source: Source) -> str | None:
+    """The commit that is locked: a branch in the cache may have gone on since."""
+    if source.lock is None:
+        return None
+    from enginepress.lockfile import parse_lock
+
+    return parse_lock(source.lock).revision.id
 
 
 def _open_ngc(source: Source, rest: str, cache: Path | None, http: HttpClient | None) -> CheckpointSource:

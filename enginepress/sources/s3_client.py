@@ -20,10 +20,10 @@ from enginepress.errors import EnginepressError, SourceError
 from enginepress.sources import Body, Interrupted
 from enginepress.sources.asking import ask_patiently
 from enginepress.sources.transfer import public_address
+from enginepress.sources.transfer.http import retry_after
 
 TIMEOUT_SECONDS = 30
 MAX_OBJECTS = 100_000
-MAX_WAIT_SECONDS = 300.0
 BLOCK = 256 * 1024
 
 _PASSING = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "ThrottlingException")
@@ -145,9 +145,12 @@ class S3Client:
         return start
 
     def _blocks(self, stream: Any, where: str) -> Iterator[bytes]:
+        """What the socket has, at once: boto3's own `read` waits until a block is full, and so for ever if bytes trickle."""
+        raw = getattr(stream, "_raw_stream", None)
+        read = getattr(raw, "read1", None) or stream.read
         while True:
             with self._in_words(where):
-                block = stream.read(BLOCK)
+                block = read(BLOCK)
             if not block:
                 return
             yield block
@@ -211,10 +214,9 @@ class S3Client:
         code = str(response.get("Error", {}).get("Code", ""))
         headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         if status in (408, 425, 429) or status >= 500 or code in _PASSING:
-            wait = headers.get("retry-after", "")
             return Interrupted(
                 f"it answers with status {status} {code}".rstrip(),
-                wait=min(float(wait), MAX_WAIT_SECONDS) if wait.isdigit() else None,
+                wait=retry_after(headers.get("retry-after", ""), headers.get("date", "")),
             )
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return SourceError(f"the server does not accept these credentials ({code})", where=where, fix=_CREDENTIALS)

@@ -41,7 +41,7 @@ def test_the_tool_runs_as_a_process_of_its_own_offline_and_without_secrets(
     log = (tmp_path / "log").read_text()
     assert log.startswith(f"$ {sys.executable} -m enginepress.engines.modelopt.driver ")
     assert "enginepress: done" in log
-    environment = offline_environment(os.environ, tmp_path)
+    environment = offline_environment(os.environ, tmp_path, recipe("float16"))
     assert "hf_secret" not in environment.values()
     assert "HTTPS_PROXY" not in environment
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == environment["HF_DATASETS_OFFLINE"] == "1"

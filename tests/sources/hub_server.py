@@ -144,6 +144,8 @@ class HubServer:
         unchanged: how often 304 was answered to the ETag of an earlier answer.
         sent: bytes of each file that were handed to connections.
         busiest: the most answers with files under way at a time.
+        page_size: entries of the tree route's pages.
+        next_page: what its Link header says instead of the next page.
         digests: False for a hub that publishes sizes and digests only by the tree route.
     """
 
@@ -154,6 +156,8 @@ class HubServer:
         self.busiest = 0
         self._busy = 0
         self.digests = True
+        self.page_size = 1000
+        self.next_page: str | None = None
         self.unchanged = 0
         self._repos: dict[str, _Repo] = {}
         self._lock = threading.Lock()
@@ -260,6 +264,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         etag = ""
+        link = ""
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -323,7 +328,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             found, commit = allowed
             files = found.commits[commit].values()
             if route == "tree":
-                self.send_json([file.tree_entry() for file in files])
+                entries = [file.tree_entry() for file in files]
+                start = int(query.get("cursor", "0"))
+                if len(entries) > start + hub.page_size:
+                    following = f"{hub.url}/api/models/{repo}/tree/{commit}?recursive=true&cursor={start + hub.page_size}"
+                    self.link = hub.next_page or following
+                self.send_json(entries[start : start + hub.page_size])
                 return
             full = query.get("blobs", "").lower() == "true" and hub.digests
             siblings = [file.sibling() if full else {"rfilename": file.path} for file in files]
@@ -435,6 +445,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def send_body(self, body: bytes, kind: str) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            if self.link:
+                self.send_header("Link", f'<{self.link}>; rel="next"')
+                self.link = ""
             if self.etag:
                 self.send_header("ETag", self.etag)
                 self.etag = ""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,27 @@ def test_what_a_stopped_download_had_is_kept_while_others_go_on(hub: HubServer, 
     _download(_source(), tmp_path)
     assert (tmp_path / "output" / "model.safetensors").read_bytes() == files["model.safetensors"]
     assert hub.sent["model.safetensors"] <= len(files["model.safetensors"]) - recorded / 2
+
+
+def test_two_checkpoints_that_share_a_file_are_downloaded_at_once(hub: HubServer, tmp_path: Path) -> None:
+    """Who ends first removes the shared file from the store; the other has it already, or fetches it again."""
+    for name, seed in (("org/a", 1), ("org/b", 2)):
+        hub.add_repo(name, checkpoint(size=2_000_000, seed=seed))
+    hub.faults.append(Fault("model.safetensors", pause=0.05, times=1))
+
+    def download(name: str) -> None:
+        folder = tmp_path / name
+        (folder / "output").mkdir(parents=True)
+        source = HuggingFaceSource(name)
+        download_checkpoint(
+            source, source.resolve(), folder / "output", partial_store=tmp_path / "store", progress=lambda *_: None
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(download, "org/a")
+        while not any(r.path.startswith("/cdn/") for r in hub.requests):
+            time.sleep(0.01)
+        pool.submit(download, "org/b").result()
+        slow.result()
+    assert (tmp_path / "org/a/output/tokenizer.json").read_bytes() == (tmp_path / "org/b/output/tokenizer.json").read_bytes()
+    assert [p.name for p in _kept(tmp_path)] == []

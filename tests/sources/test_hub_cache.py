@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from enginepress.errors import SourceError, UnsafePathError
+from enginepress.files import hash_file
+from enginepress.lockfile import Lock
 from enginepress.recipe import Source
-from enginepress.sources import CheckpointSource
+from enginepress.sources import CheckpointSource, Revision
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.huggingface import HuggingFaceSource
 from enginepress.sources.open import open_source
@@ -99,3 +101,20 @@ def test_a_link_out_of_the_cache_is_not_followed(offline: Path, tmp_path: Path) 
 def test_what_is_not_in_the_cache_is_said_to_be_so(offline: Path) -> None:
     with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set, and its cache does not have this"):
         _open("v9").resolve()
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["only the locked one", "main has gone on"])
+def test_offline_the_locked_commit_is_taken_wherever_the_branch_is_now(offline: Path, moved: bool) -> None:
+    locked = _open().resolve()
+    lock = Lock(f"hf://{REPO}@main", {"allow_pickle": False, "trust_remote_code": False}, locked, _sha256(offline, locked))
+    ref = offline.parent.parent / "refs" / "main"
+    if moved:
+        ref.write_text((offline.parent.parent / "refs" / "refs" / "pr" / "3").read_text())
+    else:
+        ref.unlink()
+    source = open_source(Source(uri=f"hf://{REPO}@main", lock=lock.to_json()), cache=None)
+    assert source.read(locked, "config.json") == (offline / "config.json").read_bytes()
+
+
+def _sha256(snapshot: Path, revision: Revision) -> dict[str, str]:
+    return {file.path: hash_file(snapshot / file.path) for file in revision.files}

@@ -114,6 +114,51 @@ def test_a_hub_that_publishes_digests_only_in_its_tree_is_asked_for_that(hub: Hu
     assert _open().resolve() == expected
 
 
+def test_a_tree_of_several_pages_is_read_to_its_end(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint(shards=4))
+    expected = _open().resolve()
+    hub.digests = False
+    hub.page_size = 3
+    assert _open().resolve() == expected
+    assert sum("/tree/" in r.path for r in hub.requests) >= 3
+
+
+def test_a_tree_that_goes_on_at_another_server_is_not_followed(hub: HubServer) -> None:
+    hub.add_repo(REPO, checkpoint(shards=4))
+    hub.digests, hub.page_size, hub.next_page = False, 3, "http://elsewhere.invalid/api/models?cursor=3"
+    with pytest.raises(SourceError, match="continues its list on another server"):
+        _open().resolve()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["HF_TOKEN", "source.token"])
+def test_a_token_is_not_sent_in_the_clear(named: bool, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is this machine's, under a name that is not known to be."""
+    hub.add_repo(REPO, checkpoint())
+    monkeypatch.setenv("HF_ENDPOINT", f"http://hub.corp.example:{hub.port}")
+    monkeypatch.setenv("TEAM", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1", *a, **k))
+    source = _open(token="${TEAM}" if named else None)
+    if named:
+        with pytest.raises(SourceError, match="never sent in the clear"):
+            source.resolve()
+    else:
+        source.resolve()
+    assert [r.token for r in hub.requests if r.token] == []
+
+
+def test_a_server_that_closes_after_each_byte_is_not_asked_for_ever(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(size=6_000_000))
+    source = _open()
+    revision = source.resolve()
+    hub.faults.append(Fault("model.safetensors", cut_after=1, times=-1))
+    hub.requests.clear()
+    with pytest.raises(SourceError, match="could not be fetched"):
+        _fetch(source, revision, "model.safetensors", tmp_path)
+    assert len(hub.requests) < 500
+
+
 def test_a_shard_that_the_index_names_and_the_repository_lacks_is_found_before_any_weight_is_fetched(hub: HubServer) -> None:
     files = checkpoint(shards=3)
     del files["model-00002-of-00003.safetensors"]

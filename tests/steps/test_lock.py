@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from enginepress.lockfile import Lock, lock_path, parse_lock
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import load_recipe, recipe_from_json, travelling_json
 from enginepress.sources import Digest, RemoteFile, Revision
+from enginepress.sources.glance import glance
 from enginepress.steps.download import produce_checkpoint
 from enginepress.steps.job import Job
 from enginepress.steps.lock import Locked, lock_of_build, lock_recipe
@@ -44,6 +46,31 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
+
+
+def test_a_plan_of_a_locked_recipe_is_the_plan_of_what_is_locked(hub: HubServer, workspace: Workspace, tmp_path: Path) -> None:
+    commit = hub.add_repo("org/tiny", checkpoint(seed=1))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: tiny\nsource: hf://org/tiny@main\nstores: [file://{tmp_path}/store]\n")
+    lock_recipe(recipe, workspace)
+    moved = hub.commit("org/tiny", checkpoint(seed=2, size=900_000), branch="main")
+    locked = glance(load_recipe(recipe).source)
+    assert locked.revision == commit != moved
+    assert locked.files == {f.path: f.size for f in revision_of(load_recipe(recipe), workspace.path("cache")).files}
+
+
+@pytest.mark.parametrize("changed", ["config.json", "model.safetensors"])
+def test_a_plan_of_a_locked_folder_that_has_changed_says_so(changed: str, workspace: Workspace, tmp_path: Path) -> None:
+    """As far as it looks: at sizes, and at config.json."""
+    folder = write(tmp_path / "checkpoint", checkpoint())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: tiny\nsource: file://{folder}\nstores: [file://{tmp_path}/store]\n")
+    lock_recipe(recipe, workspace)
+    assert glance(load_recipe(recipe).source).config
+    data = (folder / changed).read_bytes()
+    (folder / changed).write_bytes(data.replace(b"a", b"A", 1) if changed == "config.json" else data + b"x")
+    with pytest.raises(SourceError, match=re.escape(changed) if changed != "config.json" else "lock"):
+        glance(load_recipe(recipe).source)
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def _convert(form: Form, checkpoint: Path, output: Path, recipe: Recipe, log: Pa
         status = run_logged(
             [sys.executable, "-m", "enginepress.engines.modelopt.driver", str(order)],
             log=log,
-            env=offline_environment(os.environ, scratch),
+            env=offline_environment(os.environ, scratch, recipe),
             cwd=scratch,
         )
         if status != 0:

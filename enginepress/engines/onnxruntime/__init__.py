@@ -136,7 +136,7 @@ class OnnxRuntimeBuilder:
                 _command(scratch, output, PRECISIONS[recipe.engine.precision], options),
                 log=log,
                 # The tool writes the commit of the repository around it, if there is one, into the engine.
-                env={**offline_environment(os.environ, scratch), "GIT_DIR": str(scratch / "no-repository")},
+                env={**offline_environment(os.environ, scratch, recipe), "GIT_DIR": str(scratch / "no-repository")},
                 cwd=scratch,
             )
             if unfound := unfound_weights(log):

@@ -114,7 +114,7 @@ class TensorRtLlmBuilder:
                     write_texts(recipe.engine.calibration, scratch / places.CALIBRATION)
                 tools = find_tools(target.image)
                 _check_version(machine.local_packages(tools.python), target)
-                self._run(tools, conversion.tool, conversion.command, target, log=log, scratch=scratch)
+                self._run(tools, conversion.tool, conversion.command, target, recipe, log=log, scratch=scratch)
         check_weights(output, recipe.engine.parallelism)
         if not (output / "config.json").is_file():
             raise BuildError("the conversion left no config.json", where=str(output), fix="read the log of the conversion")
@@ -137,7 +137,7 @@ class TensorRtLlmBuilder:
             (scratch / places.CONVERTED).symlink_to(source.resolve())
             (scratch / places.ENGINE).symlink_to(output.resolve())
             timing_cache.fetch(kept, scratch / places.TIMINGS_READ)
-            self._run(tools, "trtllm-build", command_line(arguments), target, log=log, scratch=scratch)
+            self._run(tools, "trtllm-build", command_line(arguments), target, recipe, log=log, scratch=scratch)
             timing_cache.keep(scratch / places.TIMINGS_WRITTEN, kept)
         engine = read_engine_config(output)
         parallelism = recipe.engine.parallelism
@@ -164,10 +164,12 @@ class TensorRtLlmBuilder:
             ),
         )
 
-    def _run(self, tools: Tools, tool: str, arguments: list[str], target: Target, *, log: Path, scratch: Path) -> None:
+    def _run(
+        self, tools: Tools, tool: str, arguments: list[str], target: Target, recipe: Recipe, *, log: Path, scratch: Path
+    ) -> None:
         """Runs one of NVIDIA's tools in scratch, after it has said that it takes these arguments."""
         command = tools.command(tool)
-        env = offline_environment(os.environ, scratch)
+        env = offline_environment(os.environ, scratch, recipe)
         check_against_help(command, arguments, tool=tool, version=target.tensorrt_llm, env=env, cwd=scratch)
         status = run_logged([*command, *arguments], log=log, env=env, cwd=scratch)
         if status != 0:

@@ -20,16 +20,24 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from enginepress.sources import Body, Interrupted
+from enginepress.sources.transfer.watch import Watch
 
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 256 * 1024
 MAX_REDIRECTS = 5
 MAX_WAIT_SECONDS = 300.0
 IDLE_CONNECTIONS = 16
+HEADER_TIMEOUTS = 2
+"""An answer's headers have to be there after so many time-outs, however many bytes of them keep arriving."""
+
+FINISH_SECONDS = 1.0
+"""So long the rest of an answer that nobody wants is waited for, since a kept connection is worth something."""
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)
 """What a connection that fails raises. ValueError: answers that are no HTTP, such as a chunk whose length is no number."""
@@ -39,12 +47,16 @@ _Origin = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, headers (looked up in any case) and body of an answer, redirects followed; `url` is where it came from."""
+    """Status, headers (looked up in any case) and body of an answer, redirects followed; `url` is where it came from.
+
+    `timeout`: seconds in which something worth the while should arrive.
+    """
 
     status: int
     headers: Any
     blocks: Iterator[bytes]
     url: str
+    timeout: float = TIMEOUT_SECONDS
 
     def header(self, name: str) -> str:
         return str(self.headers.get(name) or "")
@@ -52,8 +64,7 @@ class Answer:
     @property
     def retry_after(self) -> float | None:
         """Seconds that the server asks to be left alone."""
-        value = self.header("retry-after")
-        return min(float(value), MAX_WAIT_SECONDS) if re.fullmatch(r"\d{1,9}", value) else None
+        return retry_after(self.header("retry-after"), self.header("date"))
 
     def body(self, span: tuple[int, int] | None) -> Body:
         """The part of a file that was asked for by `span`, or the whole.
@@ -65,12 +76,29 @@ class Answer:
             raise Interrupted("the server sent a compressed answer although it was asked not to")
         etag = self.header("etag")
         version = etag if etag.startswith('"') else None  # a weak one does not promise the same bytes
+        mark = etag or self.header("last-modified") or None
         if self.status != 206:
-            return Body(0, self.blocks, version)
+            return Body(0, self.blocks, version, mark)
         match = re.match(r"bytes (\d+)-", self.header("content-range"))
         if span is None or match is None or int(match[1]) != span[0]:
             raise Interrupted("the server sent another part of the file than the one it was asked for")
-        return Body(span[0], self.blocks, version)
+        return Body(span[0], self.blocks, version, mark)
+
+
+def retry_after(value: str, date: str = "") -> float | None:
+    """Seconds that a Retry-After header asks for, in either of its forms; None if it says nothing that makes sense.
+
+    Args:
+        date: the server's own Date, so that its clock and ours need not agree.
+    """
+    if re.fullmatch(r"\d{1,9}", value):
+        return min(float(value), MAX_WAIT_SECONDS)
+    try:
+        until = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+        return min(max((until - now).total_seconds(), 0.0), MAX_WAIT_SECONDS)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def public_address(url: str) -> str:
@@ -99,6 +127,7 @@ class HttpClient:
         self._context: ssl.SSLContext | None = None
         self._idle: dict[_Origin, list[http.client.HTTPConnection]] = {}
         self._lock = threading.Lock()
+        self._watch = Watch()
 
     @contextmanager
     def get(
@@ -132,9 +161,13 @@ class HttpClient:
                     raise Interrupted("the server redirects to something that is no web address")
                 continue
             try:
-                yield Answer(response.status, response.headers, self._blocks(response), address)
-            finally:
-                self._finish(address, connection, response)
+                yield Answer(response.status, response.headers, self._blocks(response), address, self.timeout)
+            except BaseException:
+                # Who left before the end has a reason, such as a stream that stands still: nobody waits for its rest.
+                response.close()
+                connection.close()
+                raise
+            self._finish(address, connection, response)
             return
         raise Interrupted(f"the server redirects more than {MAX_REDIRECTS} times")
 
@@ -154,7 +187,8 @@ class HttpClient:
             try:
                 connection = connection or self._connect(url)
                 connection.request("GET", self._request_target(url), headers=self._headers(url, headers))
-                return connection, connection.getresponse()
+                with self._watch.within(connection.sock, HEADER_TIMEOUTS * self.timeout):
+                    return connection, connection.getresponse()
             except FAILURES as error:
                 if connection is not None:
                     connection.close()
@@ -227,11 +261,12 @@ class HttpClient:
             return kept.pop() if kept else None
 
     def _finish(self, url: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        """Keeps the connection if the answer was read to its end, or if little of it is left."""
+        """Keeps the connection if the answer was read to its end, or if little of it is left and comes at once."""
         try:
             left = response.length
-            if not response.isclosed() and left is not None and left <= BLOCK_BYTES:
-                response.read()
+            if not response.isclosed() and left is not None and left <= BLOCK_BYTES and connection.sock is not None:
+                with self._watch.within(connection.sock, FINISH_SECONDS):
+                    response.read()
         except FAILURES:
             connection.close()
             return

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt, counted anew whenever bytes have arrived."""
 
+PROGRESS_BYTES = 4096
+"""An attempt that brings less does not count as one that helped: a server that closes after each byte is not asked for ever."""
+
 STALL_SECONDS = 30.0
 STALL_BYTES = 32 * 1024
 """A stream that brings less than this in that time is given up and asked for anew."""

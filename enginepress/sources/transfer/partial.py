@@ -147,7 +147,7 @@ class Partial:
         self._recording = threading.Lock()
         self._unrecorded = self._unflushed = self.epoch = 0
         self._closed: list[int] = []
-        inherited = _inherit(store.others(file), self.path)
+        inherited = _inherit([left for left in store.others(file) if _may_go_on(left[1], file)], self.path)
         if inherited is not None:
             self.spans, self.version = inherited.spans, inherited.version
         self._claimed = self.spans
@@ -254,6 +254,11 @@ def _fits(record: Record, path: Path, file: RemoteFile) -> bool:
     except OSError:
         return False
     return long_enough and (record.size, record.digest) == (file.size, file.digest.value)
+
+
+def _may_go_on(record: Record | None, file: RemoteFile) -> bool:
+    """Where no digest was published, only a version tells that the rest will be of the same file."""
+    return record is not None and (file.digest.algorithm != "none" or record.version is not None)
 
 
 def _inherit(found: Iterable[tuple[Path, Record | None]], mine: Path) -> Record | None:

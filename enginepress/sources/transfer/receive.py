@@ -15,7 +15,7 @@ from typing import IO
 from enginepress.errors import SourceError
 from enginepress.sources import Body, Interrupted, Progress, RemoteFile
 from enginepress.sources.transfer.hashes import MISMATCH, FileHash
-from enginepress.sources.transfer.pace import PAUSES, Bandwidth, Trickle, pause_before
+from enginepress.sources.transfer.pace import PAUSES, PROGRESS_BYTES, Bandwidth, Trickle, pause_before
 
 MAX_READ_BYTES = 64 * 1024 * 1024
 
@@ -61,7 +61,7 @@ def receive(
     """
     stop = stop or threading.Event()
     hashes = FileHash(file)
-    furthest = failures = 0
+    furthest = failures = brought = 0
     version: str | None = None
     while True:
         try:
@@ -83,8 +83,11 @@ def receive(
                         raise SourceError(f"has more than the {file.size:,} bytes that its source published", where=where)
                     _write_all(out, block)
                     if hashes.size > furthest:
-                        progress(hashes.size - max(furthest, hashes.size - len(block)))
-                        furthest, failures = hashes.size, 0
+                        new = hashes.size - max(furthest, hashes.size - len(block))
+                        progress(new)
+                        furthest, brought = hashes.size, brought + new
+                        if brought >= PROGRESS_BYTES:
+                            failures = brought = 0
                     if trickle.is_stalled(len(block)):
                         raise Interrupted("almost nothing arrives")
             if hashes.size == file.size:

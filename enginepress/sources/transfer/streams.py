@@ -18,7 +18,7 @@ from typing import Protocol
 from enginepress.errors import SourceError
 from enginepress.sources import Body, Interrupted, Progress, RemoteFile
 from enginepress.sources.transfer.hashes import FileHash
-from enginepress.sources.transfer.pace import Bandwidth, Trickle, pause_before
+from enginepress.sources.transfer.pace import PROGRESS_BYTES, Bandwidth, Trickle, pause_before
 from enginepress.sources.transfer.partial import Partial
 from enginepress.sources.transfer.ranges import Span, pieces
 from enginepress.sources.transfer.receive import Stopped, could_not_be_fetched
@@ -68,12 +68,16 @@ class _Retired(Exception):
 
 @dataclass
 class _Piece:
-    """What one stream is at: `at` is how far it has come, `epoch` which state of the file it belongs to."""
+    """What one stream is at: `at` is how far it has come, `epoch` which state of the file it belongs to.
+
+    `failures` counts attempts in vain; `brought` are the bytes since it was last begun anew.
+    """
 
     at: int
     stop: int
     epoch: int
     failures: int = 0
+    brought: int = 0
 
 
 class Streams:
@@ -235,7 +239,9 @@ class Streams:
                 at += len(view)
                 piece.at = max(piece.at, min(at, piece.stop))
                 if new:
-                    piece.failures = 0
+                    piece.brought += new
+                    if piece.brought >= PROGRESS_BYTES:
+                        piece.failures = piece.brought = 0
                     self._tell()
                 if at >= stop:
                     return
@@ -274,17 +280,21 @@ class Streams:
         Where a digest was published, an ETag that keeps changing is not believed: some mirrors give one for each of their
         machines, and the digest finds out in the end.
         """
-        if body.version is None:
+        version = body.version
+        if self._file.digest.algorithm == "none":
+            # No digest would find a mix of two files, so what is weaker than an ETag counts too, and so does its absence.
+            version = version or body.mark
+        elif version is None:
             return
         with self._lock:
             if self._over:
                 raise Stopped
             if piece.epoch != self._partial.epoch:
                 raise _Anew
-            if self._partial.version == body.version:
+            if self._partial.version == version:
                 return
-            if self._partial.version is None:
-                self._partial.set_version(body.version)
+            if self._partial.version is None and version is not None:
+                self._partial.set_version(version)
                 return
             self._restarts += 1
             if self._restarts > MAX_RESTARTS:
@@ -295,7 +305,7 @@ class Streams:
                     where=self._shared.where(self._file),
                     fix="run again when whoever writes it has finished, or name a version that stays",
                 )
-            self._partial.forget(body.version)
+            self._partial.forget(version)
             self._hashes = FileHash(self._file)
             self._todo = pieces(self._partial.spans, self._file.size, self._shared.piece_bytes)
             raise _Anew
