@@ -28,6 +28,7 @@ from enginepress.errors import BuildError, EnginepressError, error_from_json
 from enginepress.process import identity, last_lines
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import check_secrets, travelling_json
+from enginepress.run.compiled import compile_pipeline, local_options
 from enginepress.scratch import scratch_folder
 from enginepress.steps import STEPS
 from enginepress.steps.job import Plan
@@ -135,12 +136,10 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
 def _kfp_run(recipe: Recipe, folder: Path, root: Path, force: bool) -> Exception | None:
     """Compiles the pipeline and runs what was compiled. Everything that kfp and the tasks print goes to a log."""
     with open(folder / "pipeline.log", "a", buffering=1) as log, contextlib.redirect_stdout(log):
-        from kfp import compiler, components, local
-
-        from enginepress.pipelines.build_and_publish import build_and_publish
+        from kfp import components, local
 
         package = folder / "pipeline.yaml"
-        compiler.Compiler().compile(build_and_publish, str(package))
+        package.write_text(compile_pipeline("build_and_publish", local_options()), encoding="utf-8")
         pipeline = components.load_component_from_file(str(package))
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
         try:

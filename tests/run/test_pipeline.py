@@ -13,14 +13,10 @@ from enginepress.steps import STEPS
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from kfp import compiler
+def compiled() -> dict[str, Any]:
+    from enginepress.run.compiled import compile_pipeline, local_options
 
-    from enginepress.pipelines.build_and_publish import build_and_publish
-
-    path = tmp_path_factory.mktemp("compiled") / "build_and_publish.yaml"
-    compiler.Compiler().compile(build_and_publish, str(path))
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    loaded: dict[str, Any] = next(yaml.safe_load_all(compile_pipeline("build_and_publish", local_options())))
     return loaded
 
 
@@ -59,4 +55,4 @@ def test_each_component_explains_its_parameters() -> None:
 
 def test_a_run_keeps_the_pipeline_that_it_ran(compiled: dict[str, Any], finished_once: Any) -> None:
     (kept,) = (finished_once.folder / "workspace" / "runs").glob("*/pipeline.yaml")
-    assert yaml.safe_load(Path(kept).read_text())["root"] == compiled["root"]
+    assert next(yaml.safe_load_all(Path(kept).read_text()))["root"] == compiled["root"]
