@@ -291,6 +291,36 @@ class Registry(_Section):
     token: SecretReference | None = None
 
 
+class Signing(_Section):
+    """Who signs releases, and whose signature counts. Every file named here is public, but for the key."""
+
+    key: SecretReference | None = Field(
+        None, description="Environment reference, as ${NAME}: the signer's private key (elliptic curve, PEM), or its file."
+    )
+    password: SecretReference | None = Field(None, description="Environment reference: of that key, if it is encrypted.")
+    certificate: str | None = Field(
+        None,
+        min_length=1,
+        description="File with the signer's certificate (PEM), followed by those between it and the authority. A recipe that "
+        "travels holds the file's content, as it does for the next two.",
+    )
+    public_key: str | None = Field(None, min_length=1, description="File with the public key that signatures must be made with.")
+    trusted_certificates: str | None = Field(
+        None, min_length=1, description="File with certificates of authorities whose signers are trusted. Or public_key."
+    )
+    require: bool = Field(False, description="Promote, rollback and pull refuse a release without a good signature.")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Signing:
+        if self.public_key and self.trusted_certificates:
+            raise ValueError("signatures are checked with public_key or with trusted_certificates, not both")
+        if self.require and not (self.public_key or self.trusted_certificates):
+            raise ValueError("require needs public_key or trusted_certificates: with what would signatures be checked?")
+        if (self.certificate or self.password) and not self.key:
+            raise ValueError("certificate and password belong to a key, and none is named")
+        return self
+
+
 class Recipe(_Section):
     """One model: from which checkpoint, built how, checked how, published where."""
 
@@ -302,6 +332,7 @@ class Recipe(_Section):
     checks: Checks = Checks()
     stores: list[Store] = Field(min_length=1)
     registry: Registry = Registry()
+    signing: Signing = Signing()
     channels: list[ChannelName] = Field(default_factory=lambda: ["candidate"])
 
     @model_validator(mode="before")
@@ -332,8 +363,8 @@ class Recipe(_Section):
 
     def secret_variables(self) -> frozenset[str]:
         """Names of the environment variables from which the recipe's secrets are read."""
-        registry = self.registry
-        references = (self.source.token, registry.username, registry.password, registry.token)
+        registry, signing = self.registry, self.signing
+        references = (self.source.token, registry.username, registry.password, registry.token, signing.key, signing.password)
         return frozenset(reference[2:-1] for reference in references if reference is not None)
 
     def canonical(self) -> dict[str, Any]:

@@ -23,11 +23,20 @@ from enginepress.errors import RecipeError
 from enginepress.files import hash_file
 from enginepress.json_text import parse_json
 from enginepress.lockfile import lock_path, parse_lock, read_lock_file
-from enginepress.recipe import Calibration, Recipe
+from enginepress.recipe import Calibration, Recipe, Signing
 from enginepress.serving.reference import read_reference
+from enginepress.signing import PEM
 
 MAX_BYTES = 1_000_000
-SECRET_FIELDS = {("source", "token"), ("registry", "username"), ("registry", "password"), ("registry", "token")}
+SECRET_FIELDS = {
+    ("source", "token"),
+    ("registry", "username"),
+    ("registry", "password"),
+    ("registry", "token"),
+    ("signing", "key"),
+    ("signing", "password"),
+}
+PUBLIC_FILES = ("certificate", "public_key", "trusted_certificates")
 
 
 class _Loader(yaml.SafeLoader):
@@ -203,8 +212,38 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
             "stores": [s.model_copy(update={"url": absolute_file_url(s.url, folder)}) for s in recipe.stores],
             "checks": checks,
             "registry": registry,
+            "signing": recipe.signing.model_copy(update=_public_files(recipe.signing, folder)),
         }
     )
+
+
+def _public_files(signing: Signing, folder: Path) -> dict[str, str]:
+    """The content of the keys and certificates that the recipe names."""
+    found = {}
+    for field in PUBLIC_FILES:
+        name = getattr(signing, field)
+        if name is not None and not name.startswith(PEM):
+            found[field] = read_public_pem(folder / os.path.expanduser(name), f"signing.{field}")
+    return found
+
+
+def read_public_pem(path: Path, field: str) -> str:
+    """A public key, or certificates.
+
+    Raises:
+        RecipeError: if it cannot be read, or is something else; above all a private key, which would travel with the recipe.
+    """
+    try:
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_BYTES else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise RecipeError(f"{field}: cannot be read: {reason}", where=str(path)) from None
+    wanted = "PUBLIC KEY" if field.endswith("public_key") else "CERTIFICATE"
+    if "PRIVATE KEY" in text:
+        raise RecipeError(f"{field}: holds a private key, which stays with whoever signs", where=str(path))
+    if f"{PEM}{wanted}" not in text:
+        raise RecipeError(f"{field}: is no PEM file with a {wanted}", where=str(path))
+    return text[text.index(PEM) :].strip() + "\n"
 
 
 def _read_reference(path: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ HEAVY = {
     "kfp",
     "mlflow",
     "boto3",
+    "cryptography",
+    "model_signing",
     "huggingface_hub",
     "torch",
     "transformers",

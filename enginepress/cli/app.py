@@ -21,6 +21,7 @@ COMMANDS = {
     "outdated": "enginepress.cli.outdated",
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
+    "sign": "enginepress.cli.sign",
     "serve": "enginepress.cli.serve",
     "gate": "enginepress.cli.gate",
     "reference": "enginepress.cli.reference",

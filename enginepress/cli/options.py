@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
+    from enginepress.signing import Trust
     from enginepress.workspace import Workspace
 
 Command = Callable[..., Any]
@@ -43,6 +44,30 @@ def target_argument(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def trust_options(command: Command) -> Command:
+    """`--public-key` and `--trusted-certificates`; `given_trust` reads them."""
+    command = click.option(
+        "--trusted-certificates",
+        envvar="ENGINEPRESS_TRUSTED_CERTIFICATES",
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        help="Require signatures by whom these authorities (PEM) certify.",
+    )(command)
+    return click.option(
+        "--public-key",
+        envvar="ENGINEPRESS_PUBLIC_KEY",
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        help="Require signatures by this key (PEM), whatever the recipe says.",
+    )(command)
+
+
+def given_trust(public_key: Path | None, trusted_certificates: Path | None) -> Trust | None:
+    from enginepress.steps.signing import trust_from_files
+
+    return trust_from_files(public_key, trusted_certificates)
 
 
 def open_workspace(path: str) -> Workspace:

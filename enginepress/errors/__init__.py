@@ -121,5 +121,11 @@ class StoreError(EnginepressError):
     usual_fix = "`enginepress doctor RECIPE` looks at the store and says what is wrong with it"
 
 
+class SignatureError(StoreError):
+    """Raised when a release is not signed, or not by whom it must be, or the signature is that of something else."""
+
+    usual_fix = "`enginepress verify` says which releases are signed, and by whom"
+
+
 class RegistryError(EnginepressError):
     """Raised when the registry cannot be reached or refuses; what was published stays published."""

@@ -6,6 +6,7 @@ from enginepress.recipe import Recipe
 from enginepress.steps.job import Plan
 from enginepress.steps.promote import unmoved
 from enginepress.steps.register import is_registered
+from enginepress.steps.signing import unsigned
 from enginepress.steps.verify import checks_record
 from enginepress.stores.open import open_store
 
@@ -20,6 +21,8 @@ def outstanding(recipe: Recipe, plan: Plan) -> list[str]:
     if primary.read_record(name, number, checks_record(plan)) is None:
         missing.append(f"gate release {number} by these checks")
     missing += [f"publish release {number} to {s.url}" for s in others if number not in s.numbers(name)]
+    if unsigned(recipe, [primary, *others], number):
+        missing.append(f"sign release {number}")
     if not is_registered(recipe, primary, number):
         missing.append(f"register release {number}")
     missing += [f"promote release {number} to {channel} in {store.url}" for store, channel in unmoved(recipe, number)]

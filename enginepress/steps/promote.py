@@ -17,8 +17,10 @@ from enginepress.recipe import UNSERVED_CHANNEL, Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
 from enginepress.repository.place import place
+from enginepress.signing import Trust
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.register import default_tracking_uri, published_release
+from enginepress.steps.signing import require_signature, trust_of
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
 
@@ -34,6 +36,7 @@ def promote(job: Job, plan: Plan) -> dict[str, Any]:
             move_channel(recipe, channel, number, who=who, why=why, default_uri=default_tracking_uri(job.workspace))
             moved.append(channel)
         elif store.channel(recipe.name, channel) != number:
+            require_signature(store, recipe.name, number, trust_of(recipe))
             activate(store, recipe.name, channel, number, who=who, why=why)
     return {"release": number, "moved": moved}
 
@@ -68,15 +71,18 @@ def move_channel(
     default_uri: str,
     expect: int | EllipsisType | None = ...,
     back: bool = False,
+    trust: Trust | None = None,
 ) -> None:
     """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
 
     Args:
         expect: move it only if the primary store's channel is on this release now.
         back: it is a rollback.
+        trust: whose signature the release must have in every store. Default: what the recipe says.
 
     Raises:
         StoreError: if a store does not have the release, or cannot be written.
+        SignatureError: if a signature is required and one store has no good one.
         RegistryError: if only the alias could not be moved; the next run or `enginepress doctor --repair` moves it.
     """
     stores = [open_store(s) for s in recipe.stores]
@@ -94,6 +100,8 @@ def move_channel(
             where=stores[0].url,
             fix="run its recipe with checks.served: true where it can be served; the release stays the same and is gated then",
         )
+    for store in stores:
+        require_signature(store, recipe.name, number, trust_of(recipe, trust))
     for store in stores:
         if store.channel(recipe.name, channel) != number:
             expected = expect if store is stores[0] else ...
@@ -167,7 +175,9 @@ def operator() -> str:
         return f"uid {os.getuid()}"
 
 
-def roll_back(recipe: Recipe, channel: str, *, to: int | None, who: str, why: str, default_uri: str) -> int:
+def roll_back(
+    recipe: Recipe, channel: str, *, to: int | None, who: str, why: str, default_uri: str, trust: Trust | None = None
+) -> int:
     """Points a channel back: to a named release, or to the one before. Returns its number.
 
     Raises:
@@ -176,5 +186,5 @@ def roll_back(recipe: Recipe, channel: str, *, to: int | None, who: str, why: st
     store = open_store(recipe.stores[0])
     now = store.channel(recipe.name, channel)
     number = to or store.previous(recipe.name, channel)
-    move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now, back=True)
+    move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now, back=True, trust=trust)
     return number

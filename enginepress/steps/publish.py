@@ -21,6 +21,7 @@ from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.meter import Meter
 from enginepress.steps.release_folder import release_folder
+from enginepress.steps.signing import sign_where_wanted
 from enginepress.steps.verify import checks_record, passed_attempt
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
@@ -36,7 +37,8 @@ def publish(job: Job, plan: Plan) -> dict[str, Any]:
         primary.write_record(recipe.name, number, checks_record(plan), attempt.report.to_json())
     for store in others:
         _publish_other(job, plan, primary, store, number)
-    return {"release": number, "stores": [s.url for s in (primary, *others)]}
+    signed = sign_where_wanted(recipe, [primary, *others], number)
+    return {"release": number, "stores": [s.url for s in (primary, *others)], **({"signed": True} if signed else {})}
 
 
 def _publish_primary(job: Job, plan: Plan, store: Store) -> Manifest:

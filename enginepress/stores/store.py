@@ -75,6 +75,13 @@ class Store(ABC):
     def _manifest_text(self, model: str, number: int) -> bytes | None:
         """The manifest as it is stored, unparsed; None if there is none under that number."""
 
+    def manifest_bytes(self, model: str, number: int) -> bytes:
+        """The manifest exactly as it is stored: what a signature is over. Raises StoreError if there is none."""
+        text = self._manifest_text(model, number)
+        if text is None:
+            raise StoreError(f"has no release {number} of {model}", where=self.url)
+        return text
+
     @abstractmethod
     def location(self, model: str, number: int) -> str:
         """Where the release's model repository lies, for people: a path or URL."""
