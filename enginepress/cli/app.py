@@ -26,6 +26,7 @@ COMMANDS = {
     "gate": "enginepress.cli.gate",
     "reference": "enginepress.cli.reference",
     "validate": "enginepress.cli.validate",
+    "verify": "enginepress.cli.verify",
     "schema": "enginepress.cli.schema",
     "doctor": "enginepress.cli.doctor",
     "completion": "enginepress.cli.completion",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from enginepress.errors import RecipeError, SignatureError, StoreError, UsageError
-from enginepress.recipe import Recipe
+from enginepress.recipe import Recipe, Signing
 from enginepress.recipe_file import read_public_pem
 from enginepress.signing import PEM, RECORD, Signature, SigningKey, Trust, check_signature, sign_manifest
 from enginepress.stores.store import Store
@@ -26,12 +26,24 @@ def trust_of(recipe: Recipe, given: Trust | None = None) -> Trust | None:
     Args:
         given: named by the operator for this command, which wins.
     """
-    if given is not None:
-        return given
-    signing = recipe.signing
+    return given or _trust(recipe.signing)
+
+
+def _trust(signing: Signing) -> Trust | None:
     if signing.public_key is None and signing.trusted_certificates is None:
         return None
     return Trust(signing.public_key, signing.trusted_certificates, signing.require)
+
+
+def stored_trust(store: Store, model: str) -> Trust | None:
+    """What the newest readable release's recipe says. It came out of the store: see above for what that is worth."""
+    for number in reversed(store.numbers(model)):
+        try:
+            fields = store.manifest(model, number).recipe.get("signing")
+            return _trust(Signing.model_validate(fields)) if fields else None
+        except (StoreError, ValueError):
+            continue
+    return None
 
 
 def trust_from_files(public_key: Path | None, certificates: Path | None) -> Trust | None:

@@ -21,6 +21,7 @@ from enginepress.stores import publishing
 from enginepress.stores.history import Move, read_moves
 from enginepress.stores.layout import ModelFolder, check_channel, check_record, store_errors
 from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store, damaged_file
+from enginepress.stores.strays import model_strays, store_strays
 
 
 class FileStore(Store):
@@ -155,6 +156,13 @@ class FileStore(Store):
             folder.describe(published=number)
             remove_tree(folder.release(number))
 
+    def strays(self, model: str | None = None) -> list[str]:
+        if model is None:
+            return store_strays(self.root)
+        folder = self._folder(model)
+        folder.check_real(folder.path)
+        return model_strays(folder.path)
+
     # Records ----------------------------------------------------------------------------------------------------------
 
     def write_record(self, model: str, number: int, name: str, value: Mapping[str, Any]) -> None:
@@ -182,6 +190,15 @@ class FileStore(Store):
         if not isinstance(data, dict):
             raise _damaged_record(path, "not a JSON object")
         return data
+
+    def record_names(self, model: str, number: int) -> list[str]:
+        folder = self._folder(model).records(number)
+        with store_errors("reading records", where=folder):
+            try:
+                names = sorted(os.listdir(folder))
+            except FileNotFoundError:
+                return []
+        return [n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith(".")]
 
     def records(self, model: str, number: int) -> dict[str, dict[str, Any]]:
         folder = self._folder(model).records(number)

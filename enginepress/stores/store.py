@@ -148,6 +148,13 @@ class Store(ABC):
             StoreError: if a channel points to it.
         """
 
+    def strays(self, model: str | None = None) -> list[str]:
+        """What lies in the store, or among what belongs to a model, and is nothing that a store keeps. Relative to it, sorted.
+
+        Files of publishers at work, and what killed ones left, do not count. `verify` looks into the releases' repositories.
+        """
+        return []
+
     def releases(self, model: str) -> list[Manifest]:
         """Every release, oldest first.
 
@@ -190,6 +197,10 @@ class Store(ABC):
     @abstractmethod
     def records(self, model: str, number: int) -> dict[str, dict[str, Any]]:
         """All records of a release by name, in the order in which they were last written."""
+
+    def record_names(self, model: str, number: int) -> list[str]:
+        """The names of a release's records, whether or not they can be read."""
+        return list(self.records(model, number))
 
     # Channels ---------------------------------------------------------------------------------------------------------
 
