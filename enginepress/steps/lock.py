@@ -22,6 +22,9 @@ from enginepress.workspace import Workspace
 
 Say = Callable[[str], None]
 
+LOCK_RECORD = "lock"
+"""The record of a release that holds the lock of what it was built from."""
+
 
 @dataclass(frozen=True)
 class Locked:

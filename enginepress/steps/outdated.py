@@ -2,30 +2,21 @@
 
 One small request a source, many at a time; what one source answers or fails with touches no other. Answers are kept with
 their ETags, so that a hub that has nothing new says no more than that.
-
-    cache/latest.json    {<sha256 of source and server>: {"id": …, "etag": …}}
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import enginepress
-from enginepress.canonical import json_digest
 from enginepress.errors import EnginepressError, RecipeError, StoreError
-from enginepress.files import write_atomic
 from enginepress.lockfile import parse_lock
 from enginepress.recipe import Recipe, Source
 from enginepress.recipe_file import is_recipe, load_recipe
-from enginepress.sources import PeekingSource
-from enginepress.sources.open import open_source
-from enginepress.sources.transfer import HttpClient
+from enginepress.steps.latest import LatestRevisions
 from enginepress.stores.open import open_store
 
 AT_ONCE = 16
@@ -74,28 +65,8 @@ def find_recipes(places: Iterable[Path]) -> list[Path]:
 
 def outdated(recipes: Iterable[Path], cache: Path, *, at_once: int = AT_ONCE) -> list[SourceState]:
     """How the recipes' sources stand, in the recipes' order."""
-    http = HttpClient(f"enginepress/{enginepress.__version__}")
-    answers = _read_answers(cache)
-    kept: dict[str, dict[str, Any]] = {}
-
-    def latest(source: Source) -> str:
-        opened = open_source(source, cache=cache, http=http)
-        if not isinstance(opened, PeekingSource):
-            return opened.resolve().id
-        key = _key(source)
-        before = answers.get(key, {})
-        found, etag = opened.latest(before.get("etag"))
-        if found is None:
-            found = str(before["id"])
-        kept[key] = {"id": found, "etag": etag}
-        return found
-
-    with ThreadPoolExecutor(at_once, thread_name_prefix="outdated") as pool:
-        states = list(pool.map(lambda path: _state(path, latest), recipes))
-    http.close()
-    if any(answers.get(key) != value for key, value in kept.items()):
-        _keep_answers(cache, {**answers, **kept})
-    return states
+    with LatestRevisions(cache) as latest, ThreadPoolExecutor(at_once, thread_name_prefix="outdated") as pool:
+        return list(pool.map(lambda path: _state(path, latest.id), recipes))
 
 
 def _state(path: Path, latest: Callable[[Source], str]) -> SourceState:
@@ -132,26 +103,3 @@ def _known(recipe: Recipe) -> tuple[str, str]:
     if not source or not (uri == source or uri.startswith((f"{source}@", f"{source}:", f"{source}/"))):
         return "", ""
     return str(made_from["revision"]), f"release {numbers[-1]}"
-
-
-# Answers that are kept ------------------------------------------------------------------------------------------------
-
-
-def _key(source: Source) -> str:
-    servers = [os.environ.get(name, "") for name in ("HF_ENDPOINT", "NGC_CLI_API_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")]
-    return json_digest([source.uri, source.token, source.endpoint, *servers])
-
-
-def _read_answers(cache: Path) -> dict[str, Mapping[str, Any]]:
-    try:
-        data = json.loads((cache / "latest.json").read_bytes())
-        return {k: v for k, v in data.items() if isinstance(v, dict) and isinstance(v.get("id"), str)}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _keep_answers(cache: Path, answers: Mapping[str, Mapping[str, Any]]) -> None:
-    try:
-        write_atomic(cache / "latest.json", json.dumps(answers))
-    except OSError:
-        pass  # A cache that cannot be written costs longer answers next time, no more.

@@ -17,8 +17,10 @@ from enginepress.errors import GateError
 from enginepress.files import FileEntry
 from enginepress.manifest import Manifest
 from enginepress.repository.place import place
+from enginepress.sources import Revision
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.lock import LOCK_RECORD, lock_of_build
 from enginepress.steps.meter import Meter
 from enginepress.steps.release_folder import release_folder
 from enginepress.steps.signing import sign_where_wanted
@@ -32,6 +34,7 @@ def publish(job: Job, plan: Plan) -> dict[str, Any]:
     recipe = job.recipe
     primary, *others = (open_store(s) for s in recipe.stores)
     number = plan.release or _publish_primary(job, plan, primary).release
+    _lay_lock(job, plan, primary, number)
     attempt = passed_attempt(job, plan)
     if attempt is not None:
         primary.write_record(recipe.name, number, checks_record(plan), attempt.report.to_json())
@@ -79,6 +82,17 @@ def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: i
         primary=primary.url,
         progress=_progress(job, manifest.size),
     )
+
+
+def _lay_lock(job: Job, plan: Plan, primary: Store, number: int) -> None:
+    """Keeps the lock of what was built beside the release: a recipe that follows a branch can be built again as it was."""
+    recipe, workspace = job.recipe, job.workspace
+    revision = workspace.read_json("revisions", f"{plan.revision}.json")
+    if revision is None or workspace.find("checkpoints", plan.revision) is None:
+        return  # an earlier run built it, in another workspace
+    if primary.read_record(recipe.name, number, LOCK_RECORD) is None:
+        lock = lock_of_build(recipe, workspace, Revision.from_json(revision), uri=recipe.source.uri)
+        primary.write_record(recipe.name, number, LOCK_RECORD, lock.to_json())
 
 
 def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +55,19 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
     builder = get_builder(recipe.engine.builder)
     environment = builder.declared(recipe)
     revision = revision_of(recipe, cache)
-    inputs = build_inputs(recipe, revision.digest, environment, template_digest(builder.template(recipe)))
+    return plan_for(recipe, revision, environment, template_digest(builder.template(recipe)), run), revision
+
+
+def plan_for(recipe: Recipe, revision: Revision, environment: Mapping[str, str], template: str, run: str) -> Plan:
+    """The plan for a revision: its build key, and the release in the primary store that has it.
+
+    Args:
+        environment: what the builder declares.
+        template: digest of the model repository template.
+    """
+    inputs = build_inputs(recipe, revision.digest, environment, template)
     known = open_store(recipe.stores[0]).find(recipe.name, inputs.key)
-    plan = Plan(
+    return Plan(
         run=run,
         revision=revision.digest,
         revision_id=revision.id,
@@ -66,7 +77,6 @@ def plan_of(recipe: Recipe, cache: Path, run: str) -> tuple[Plan, Revision]:
         release=known.release if known is not None else 0,
         inputs=inputs.to_json(),
     )
-    return plan, revision
 
 
 def check_model(recipe: Recipe, cache: Path, revision: Revision) -> None:

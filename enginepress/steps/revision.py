@@ -32,7 +32,7 @@ def revision_of(recipe: Recipe, cache: Path) -> Revision:
         if source.uri.startswith("file://"):
             revision = open_source(source, cache=cache).resolve()
             check_revision(lock, revision, where=source.uri)
-    _check_digests(recipe, revision)
+    check_digests(recipe, revision)
     return revision
 
 
@@ -66,7 +66,8 @@ def check_record(recipe: Recipe, record: Mapping[str, Any], *, where: Path) -> N
             )
 
 
-def _check_digests(recipe: Recipe, revision: Revision) -> None:
+def check_digests(recipe: Recipe, revision: Revision) -> None:
+    """Raises SourceError, naming the file, unless a revision has what `source.digests` of the recipe demands."""
     files = {f.path: f for f in revision.files}
     for path, wanted in sorted(recipe.source.digests.items()):
         file = files.get(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from enginepress.lockfile import parse_lock
 from enginepress.repository.place import content_digest_of
 from enginepress.steps import STEPS
 from tests.run.conftest import Finished
@@ -264,3 +265,11 @@ def test_a_second_run_that_will_not_wait_says_who_is_at_it(finished: Finished, c
         done = run(recipe, "--no-wait")
     assert done.returncode == 1
     assert f"a run of tiny (process {os.getpid()}" in done.stderr
+
+
+def test_the_lock_of_what_was_built_lies_beside_the_release(finished_once: Finished) -> None:
+    release = finished_once.folder / "store" / "tiny" / "releases" / "1"
+    lock = parse_lock(json.loads((release / "records" / "lock.json").read_text()))
+    manifest = json.loads((release / "manifest.json").read_text())
+    assert lock.revision.digest == manifest["made_from"]["revision_digest"]
+    assert set(lock.sha256) == {f.path for f in lock.revision.files}
