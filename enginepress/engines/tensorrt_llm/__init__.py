@@ -9,6 +9,7 @@ tool's own `--help`. Beside the engine lies `enginepress.json`, which says where
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from enginepress.engines import Builder, can_build
 from enginepress.engines.quantized import Quantization
+from enginepress.engines.rope_spelling import both_spellings
 from enginepress.engines.tensorrt_llm import machine, places, release, timing_cache
 from enginepress.engines.tensorrt_llm.build_command import limits_of, plan_build
 from enginepress.engines.tensorrt_llm.convert_command import Conversion, plan_conversion
@@ -107,7 +109,7 @@ class TensorRtLlmBuilder:
             modelopt.to_tensorrt_llm(checkpoint, output, recipe, log)
         else:
             with tool_scratch(output) as scratch:
-                (scratch / places.CHECKPOINT).symlink_to(checkpoint.resolve())
+                _show_checkpoint(checkpoint.resolve(), config, scratch / places.CHECKPOINT)
                 (scratch / places.CONVERTED).symlink_to(output.resolve())
                 if conversion.calibrates:
                     assert recipe.engine.calibration is not None, "plan_conversion refuses that"
@@ -221,6 +223,20 @@ def _unknown(config: Mapping[str, Any], target: Target) -> bool:
     except SourceError:
         return True
     return False
+
+
+def _show_checkpoint(checkpoint: Path, config: Mapping[str, Any], folder: Path) -> None:
+    """The checkpoint under a name that misleads no tool, with a config.json that the transformers of any container reads rightly:
+    NVIDIA's images have version 4 or 5, and version 4 takes base 10000 for what only version 5 spells."""
+    spelt = both_spellings(config)
+    if spelt == config:
+        folder.symlink_to(checkpoint)
+        return
+    folder.mkdir()
+    for entry in checkpoint.iterdir():
+        if entry.name != "config.json":
+            (folder / entry.name).symlink_to(entry)
+    (folder / "config.json").write_text(json.dumps(spelt, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_version(packages: Mapping[str, str], target: Target) -> None:

@@ -18,6 +18,10 @@ _SHAPES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _ROTARY_BASE = ("llama", "qwen", "gemma", "phi")
 """Families whose checkpoints name it `rotary_base`."""
 
+_BASES = ("rotary_base", "rotary_emb_base")
+_SHARES = ("rotary_pct", "partial_rotary_factor")
+"""Names in converted checkpoints; the second ones are GPT-NeoX's and Phi's (tensorrt_llm/models/gptneox/model.py, phi/config.py)."""
+
 _ROTARY_SCALING = ("llama", "qwen")
 _SCALING_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _OWN_ROTARY = ("Gemma3ForCausalLM",)
@@ -40,9 +44,12 @@ def check_converted(source: Mapping[str, Any], converted: Mapping[str, Any], *, 
         (key, source[key], converted[key]) for key in _SHAPES if key in source and key in converted
     ]
     theta, scaling = _rotary(source)
-    if family in _ROTARY_BASE and theta is not None:
-        base = converted.get("rotary_base")
-        pairs.append(("rotary_base", float(theta), DEFAULT_BASE if base is None else float(base)))
+    base = _first(converted, _BASES)
+    if theta is not None and (family in _ROTARY_BASE or (base is not None and name not in _OWN_ROTARY)):
+        pairs.append(("rotary_base", theta, DEFAULT_BASE if base is None else _number(base)))
+    rotated, share = _rotated(source), _first(converted, _SHARES)
+    if rotated is not None and share is not None:
+        pairs.append(("rotary_pct", rotated, _number(share)))
     if family in _ROTARY_SCALING:
         found = converted.get("rotary_scaling")
         pairs.append(("rotary_scaling", _kind(scaling), _kind(found)))
@@ -65,13 +72,25 @@ def _rotary(config: Mapping[str, Any]) -> tuple[float | None, Any]:
     """Base and scaling, in the old spelling or in that of transformers 5."""
     parameters = config.get("rope_parameters")
     scaling = config.get("rope_scaling")
-    theta = config.get("rope_theta")
+    theta = config.get("rope_theta", config.get("rotary_emb_base"))
     if isinstance(parameters, Mapping):
         theta = parameters.get("rope_theta", theta)
         scaling = scaling or parameters
     if not isinstance(theta, (int, float)) or isinstance(theta, bool):
         theta = None
     return (None if theta is None else float(theta)), scaling
+
+
+def _rotated(config: Mapping[str, Any]) -> float | None:
+    """The share of a head that is rotated, where config.json says it."""
+    parameters = config.get("rope_parameters")
+    inner = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
+    value = _number(inner if inner is not None else config.get("partial_rotary_factor", config.get("rotary_pct")))
+    return value if isinstance(value, float) else None
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((config[name] for name in names if config.get(name) is not None), None)
 
 
 def _number(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
+from enginepress.engines.rope_spelling import only_new_readers
 from enginepress.engines.tensorrt_llm.architectures import (
     ARCHITECTURES,
     FAMILIES,
@@ -29,7 +30,8 @@ ELSEWHERE = {
 
 
 def check_source(config: Mapping[str, Any], recipe: Recipe, folder: Path | None = None) -> None:
-    """Refuses Python code of the checkpoint's own: the conversion scripts themselves run it without being asked.
+    """Refuses Python code of the checkpoint's own, which the conversion scripts themselves run without being asked, and a config.json
+    that they would misread.
 
     Args:
         folder: the checkpoint, once it is here.
@@ -37,6 +39,13 @@ def check_source(config: Mapping[str, Any], recipe: Recipe, folder: Path | None 
     Raises:
         SourceError: naming it.
     """
+    if recipe.engine.converter == "image" and only_new_readers(config):
+        raise SourceError(
+            "'rope_parameters' differ between kinds of layers, which only transformers 5 reads; the scripts of a container with "
+            "version 4 would take base 10000 for all of them",
+            where=WHERE,
+            fix="use engine.builder: llmapi or vllm in a container whose transformers knows this model",
+        )
     if recipe.source.trust_remote_code:
         return
     fix = "if you trust it, set source.trust_remote_code in the recipe"

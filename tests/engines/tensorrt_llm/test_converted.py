@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enginepress.engines.tensorrt_llm.converted import check_converted
-from enginepress.errors import BuildError
+from enginepress.errors import BuildError, SourceError
 from tests.engines.stand_ins.image import Image
-from tests.engines.tensorrt_llm.flow import convert
+from tests.engines.tensorrt_llm.conftest import Enter
+from tests.engines.tensorrt_llm.flow import BUILDER, convert
 from tests.engines.tensorrt_llm.samples import config, recipe
 
 SCALING = {
@@ -63,6 +65,13 @@ def test_what_is_the_same_passes(source: dict[str, Any], converted: dict[str, An
             {"rotary_scaling": {"type": "llama3"}},
             r"rotary_scaling\.factor is None, and",
         ),
+        ({"architecture": "GPTNeoXForCausalLM", "rotary_emb_base": 5e4}, {"rotary_emb_base": 10000}, "rotary_base is 10000"),
+        ({"architecture": "CohereForCausalLM", "rope_theta": 8e6}, {"rotary_base": 10000.0}, "rotary_base is 10000"),
+        (
+            {"architecture": "PhiForCausalLM", "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.4}},
+            {"rotary_base": 1e4, "partial_rotary_factor": 0.5},
+            "rotary_pct is 0.5",
+        ),
         ({}, {"rotary_scaling": {"type": "linear"}}, "rotary_scaling is linear, and the checkpoint says None"),
     ],
 )
@@ -79,6 +88,24 @@ def test_a_tool_that_forgets_the_rotary_base_makes_no_checkpoint(
     monkeypatch.setenv("STAND_IN_ROTARY_BASE", "10000")
     with pytest.raises(BuildError, match="the converted checkpoint is another model"):
         convert(tmp_path, recipe(), rope_theta=500000.0)
+
+
+def test_a_tool_that_knows_the_old_spelling_only_reads_a_new_config_rightly(inside: Image, tmp_path: Path) -> None:
+    """As the scripts of an image with transformers 4; the stand-in looks for `rope_theta` and `rope_scaling`, as they do."""
+    parameters = {**SCALING, "rope_type": "llama3", "rope_theta": 500000.0}
+    made = convert(tmp_path, recipe(), rope_parameters=parameters)
+    written = json.loads((made / "config.json").read_text())
+    assert written["rotary_base"] == 500000.0
+    assert written["rotary_scaling"]["factor"] == SCALING["factor"]
+    assert json.loads((made / "source_config.json").read_text())["rope_parameters"] == parameters
+    assert not (made / ".scratch").exists()
+
+
+def test_rotary_embeddings_that_only_new_readers_know_are_refused_before_the_image_converts(on: Enter) -> None:
+    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    with pytest.raises(SourceError, match="differ between kinds of layers"):
+        BUILDER.check(config(rope_parameters=kinds), recipe())
+    BUILDER.check(config("Gemma3ForCausalLM", model_type="gemma3_text", rope_parameters=kinds), recipe())
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MixtralForCausalLM"])
