@@ -1,4 +1,4 @@
-"""scripts/check_on_gpu.py, with the CPU on both sides: what it compares, and that a part that fails keeps no other from running."""
+"""scripts/check_on_gpu.py with the CPU on both sides: what it compares, and that a failing part keeps no other from running."""
 
 from __future__ import annotations
 

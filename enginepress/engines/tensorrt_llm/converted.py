@@ -20,7 +20,7 @@ _ROTARY_BASE = ("llama", "qwen", "gemma", "phi")
 
 _BASES = ("rotary_base", "rotary_emb_base")
 _SHARES = ("rotary_pct", "partial_rotary_factor")
-"""Names in converted checkpoints; the second ones are GPT-NeoX's and Phi's (tensorrt_llm/models/gptneox/model.py, phi/config.py)."""
+"""Names in converted checkpoints; the second are those of GPT-NeoX and Phi (tensorrt_llm/models/gptneox, phi)."""
 
 _ROTARY_SCALING = ("llama", "qwen")
 _SCALING_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

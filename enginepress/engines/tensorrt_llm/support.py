@@ -30,7 +30,7 @@ ELSEWHERE = {
 
 
 def check_source(config: Mapping[str, Any], recipe: Recipe, folder: Path | None = None) -> None:
-    """Refuses Python code of the checkpoint's own, which the conversion scripts themselves run without being asked, and a config.json
+    """Refuses Python code of the checkpoint's own, which the conversion scripts run without being asked, and a config.json
     that they would misread.
 
     Args:
