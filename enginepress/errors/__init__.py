@@ -129,3 +129,7 @@ class SignatureError(StoreError):
 
 class RegistryError(EnginepressError):
     """Raised when the registry cannot be reached or refuses; what was published stays published."""
+
+
+class ClusterError(EnginepressError):
+    """Raised when Kubeflow's API cannot be reached or refuses, or a run on it failed; says what to do next."""
