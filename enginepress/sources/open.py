@@ -122,8 +122,8 @@ def _open_ngc(source: Source, rest: str, cache: Path | None, http: HttpClient | 
 
 
 def _open_s3(source: Source, rest: str, cache: Path | None) -> CheckpointSource:
+    from enginepress.s3_access import S3Settings
     from enginepress.sources.s3 import S3Source
-    from enginepress.sources.s3_client import S3Settings
 
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.rstrip("/")

@@ -21,9 +21,10 @@ from pathlib import Path
 from enginepress.canonical import json_digest
 from enginepress.errors import SourceError
 from enginepress.files import check_relative
+from enginepress.s3_access import S3Settings
 from enginepress.sources import Body, Digest, RemoteFile, Revision
 from enginepress.sources.revision_cache import RevisionCache
-from enginepress.sources.s3_client import Listed, ObjectHead, S3Client, S3Settings
+from enginepress.sources.s3_client import Listed, ObjectHead, S3Client
 from enginepress.sources.selection import select
 from enginepress.sources.transfer import PAUSES, read_file
 

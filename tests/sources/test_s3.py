@@ -11,10 +11,10 @@ import pytest
 
 from enginepress.errors import SourceError, UnsafePathError
 from enginepress.recipe import Source
+from enginepress.s3_access import S3Settings
 from enginepress.sources import Revision
 from enginepress.sources.open import open_source
 from enginepress.sources.s3 import S3Source
-from enginepress.sources.s3_client import S3Settings
 from tests.faulty_http import Fault, make_certificate
 from tests.s3_server import S3Server
 from tests.sources.fetching import fetch

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from enginepress.errors import SourceError
+from enginepress.s3_access import S3Settings
 from enginepress.sources import Interrupted
 from enginepress.sources.hub_client import HubClient
-from enginepress.sources.s3_client import S3Client, S3Settings
+from enginepress.sources.s3_client import S3Client
 from enginepress.sources.transfer.http import HttpClient, retry_after
 from enginepress.sources.transfer.pace import Trickle
 
