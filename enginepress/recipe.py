@@ -272,13 +272,44 @@ class Checks(_Section):
     ready_timeout_s: float = Field(180, gt=0, le=86_400, description="How long the server may take to load the model.")
 
 
+_S3_STORE_FIELDS = {"endpoint", "region", "path_style", "ca_bundle", "checksum", "single_writer", "paranoid"}
+_S3_URL = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^/?#\x00-\x1f]+)*/?")
+
+
 class Store(_Section):
     """A place that holds releases."""
 
     url: str = Field(
-        description="file:///folder (file://relative is taken from the recipe's folder).", pattern=r"^(file|s3)://.+"
+        description="file:///folder (file://relative is taken from the recipe's folder), or s3://bucket/folder.",
+        pattern=r"^(file|s3)://.+",
     )
-    mount: str | None = Field(None, pattern=r"^/", description="Where readers see this folder, if not under the same path.")
+    mount: str | None = Field(None, pattern=r"^/", description="file: where readers see this folder, if not under the same path.")
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://.+", description="s3: the server's address. Default: AWS_ENDPOINT_URL, else Amazon."
+    )
+    region: str | None = Field(None, min_length=1, description="s3: default: what boto3 finds, else us-east-1.")
+    path_style: bool = Field(
+        False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
+    )
+    ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
+    checksum: Literal["auto", "md5", "sha256", "crc32", "none"] = Field(
+        "auto",
+        description="s3: digest that goes with every request. auto: the first of md5, sha256, crc32 that the server checks.",
+    )
+    single_writer: bool = Field(
+        False, description="s3: nobody else writes at the same time, so a server without atomic conditional writes will do."
+    )
+    paranoid: bool = Field(False, description="s3: read every file back after it was sent.")
+
+    @model_validator(mode="after")
+    def _fields_of_its_kind(self) -> Store:
+        scheme = self.url.partition("://")[0]
+        foreign = {"file": _S3_STORE_FIELDS, "s3": {"mount"}}[scheme]
+        if wrong := sorted(foreign & self.model_fields_set):
+            raise ValueError(f"{', '.join(wrong)}: a store of the kind {scheme}:// has no such thing")
+        if scheme == "s3" and not _S3_URL.fullmatch(self.url):
+            raise ValueError("write it as s3://bucket or s3://bucket/folder")
+        return self
 
 
 class Registry(_Section):

@@ -130,6 +130,7 @@ class FaultyServer:
 
 class FaultyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: the second would wait for the client's delayed answer
     faulty: FaultyServer
     seen: Request
 

@@ -18,6 +18,7 @@ from enginepress.files import contained_path, copy_hashed, hash_file, remove_tre
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
+from enginepress.stores.fetching import PARTIAL, keep_whole
 from enginepress.stores.history import Move, read_moves
 from enginepress.stores.layout import ModelFolder, check_channel, check_record, store_errors
 from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store, damaged_file
@@ -82,10 +83,17 @@ class FileStore(Store):
         manifest = self.manifest(model, number)
         source = self._folder(model).repository(number)
         with store_errors("reading a release", where=source):
-            for entry in manifest.files:
-                found = copy_hashed(source / entry.path, contained_path(target, entry.path), progress=progress)
+            partial = target / PARTIAL
+            for entry in keep_whole(manifest, target, progress):
+                path, copy = contained_path(target, entry.path), partial / entry.sha256
+                copy.unlink(missing_ok=True)
+                found = copy_hashed(source / entry.path, copy, progress=progress)
                 if found != (entry.size, entry.sha256):
                     raise damaged_file(f"{source}/{entry.path}", entry.sha256, found[1])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(copy, path)
+            if partial.exists():
+                remove_tree(partial)
         return manifest
 
     def _manifest_text(self, model: str, number: int) -> bytes | None:

@@ -51,6 +51,10 @@ def store_errors(doing: str, *, where: Path | None = None) -> Iterator[None]:
         raise StoreError(f"{doing} failed: {error.message}", where=error.where, fix=error.fix) from None
 
 
+def check_model(name: str) -> str:
+    return _checked(name, _MODEL, "model")
+
+
 def check_channel(name: str) -> str:
     return _checked(name, _CHANNEL, "channel")
 
@@ -73,7 +77,7 @@ class ModelFolder:
     model: str
 
     def __post_init__(self) -> None:
-        _checked(self.model, _MODEL, "model")
+        check_model(self.model)
 
     @property
     def path(self) -> Path:

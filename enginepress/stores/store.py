@@ -96,10 +96,13 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(self, model: str, number: int, target: Path, *, progress: Progress | None = None) -> Manifest:
-        """Copies a release's model repository into the empty folder `target`, each byte checked against the manifest.
+        """Copies a release's model repository into the folder `target`, each byte checked against the manifest.
+
+        A killed or failed fetch is resumed: files of the release that are whole in `target` are kept after they were hashed,
+        wrong ones are fetched anew. While it works `target` holds a folder `.fetching` besides.
 
         Raises:
-            StoreError: no such release, or bytes that are not those of the manifest.
+            StoreError: no such release, bytes that are not those of the manifest, or a `target` with other files in it.
         """
 
     @abstractmethod

@@ -1,20 +1,24 @@
 """The server: buckets and objects in memory, addressed path style.
 
-What it does: PUT, GET (ranges, versions, conditions), HEAD, DELETE, ListObjectsV2, uploads in parts, versioning,
-`If-None-Match: *` and `If-Match`, `aws-chunked` bodies. Checksums (Content-MD5, x-amz-checksum-crc32, -sha1 and -sha256,
-x-amz-content-sha256) are compared and given back. All under one lock, so that conditional writes are atomic.
+What it does: PUT, GET (ranges, versions, conditions), HEAD, DELETE, DeleteObjects, CopyObject, ListObjectsV2, uploads in
+parts with all that belongs to them, metadata, versioning, `If-None-Match: *` and `If-Match`, `aws-chunked` bodies.
+Checksums (Content-MD5, x-amz-checksum-crc32, -sha1 and -sha256, x-amz-content-sha256) are compared and given back. All under
+one lock, so that conditional writes are atomic.
 """
 
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import re
 import threading
+import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
@@ -32,12 +36,31 @@ _HASHES: dict[str, Callable[[bytes], bytes]] = {
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One version of one object. `checksums` are headers that HEAD and GET give back when asked for."""
+    """One version of one object.
+
+    Attributes:
+        checksums: headers that HEAD and GET give back when asked for.
+        metadata: headers `x-amz-meta-…` that they give back always.
+        modified: when it was written, in seconds.
+    """
 
     data: bytes
     etag: str
     version: str
     checksums: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    modified: float = field(default_factory=time.time)
+
+
+@dataclass
+class Upload:
+    """An upload in parts that was begun."""
+
+    bucket: str
+    key: str
+    metadata: Mapping[str, str]
+    parts: dict[int, bytes] = field(default_factory=dict)
+    begun: float = field(default_factory=time.time)
 
 
 @dataclass
@@ -65,6 +88,11 @@ class S3Server(FaultyServer):
         secrets: secret keys by access key.
         publishes: whether checksums are given back. Many servers do not.
         page_size: objects on a page of a listing.
+        quota: bytes that all objects together may have, or None.
+        compares: digests of bodies that are compared; many servers take some of them unseen.
+        conditions: whether `If-None-Match` and `If-Match` are looked at.
+        copies: whether objects can be copied.
+        uploads: what was begun and neither completed nor aborted, by id.
     """
 
     def __init__(self, *, tls: tuple[Path, Path] | None = None) -> None:
@@ -73,7 +101,11 @@ class S3Server(FaultyServer):
         self.publishes = True
         self.page_size = 1000
         self.buckets: dict[str, Bucket] = {}
-        self._uploads: dict[str, dict[int, bytes]] = {}
+        self.quota: int | None = None
+        self.compares = {"content-md5", *_HASHES}
+        self.conditions = True
+        self.copies = True
+        self.uploads: dict[str, Upload] = {}
         self._lock = threading.RLock()
 
     @property
@@ -102,14 +134,29 @@ class S3Server(FaultyServer):
             self._store(found, prefix + name, data, checksums, etag=None if parts == 1 else _parts_etag(data, parts))
         return found
 
-    def _store(self, bucket: Bucket, key: str, data: bytes, checksums: Mapping[str, str], etag: str | None) -> StoredObject:
+    def _store(
+        self,
+        bucket: Bucket,
+        key: str,
+        data: bytes,
+        checksums: Mapping[str, str],
+        etag: str | None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> StoredObject:
+        if self.quota is not None and self._used() + len(data) > self.quota:
+            raise Refused("QuotaExceeded")
         version = uuid.uuid4().hex if bucket.versioned else "null"
-        stored = StoredObject(data, etag or hashlib.md5(data, usedforsecurity=False).hexdigest(), version, checksums)
+        etag = etag or hashlib.md5(data, usedforsecurity=False).hexdigest()
+        stored = StoredObject(data, etag, version, checksums, metadata or {})
         versions = bucket.objects.setdefault(key, [])
         if not bucket.versioned:
             versions.clear()
         versions.append(stored)
         return stored
+
+    def _used(self) -> int:
+        objects = (v for b in self.buckets.values() for versions in b.objects.values() for v in versions if v is not None)
+        return sum(len(v.data) for v in objects) + sum(len(p) for u in self.uploads.values() for p in u.parts.values())
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -120,7 +167,7 @@ class S3Server(FaultyServer):
             bucket = self.buckets.get(name)
             public = bucket is not None and bucket.public and handler.command in ("GET", "HEAD")
             check_signature(handler.command, handler.path, handler.seen.headers, self.secrets, anonymous=public)
-            data, checksums = _received(handler.seen.headers, raw)
+            data, checksums = _received(handler.seen.headers, raw, self.compares)
             with self._lock:
                 reply = self._route(handler, name, key, data, checksums)
         except Refused as refused:
@@ -153,12 +200,20 @@ class S3Server(FaultyServer):
             if method == "GET" and query.get("list-type") == "2":
                 page = self._listing(bucket, name, query)
                 return lambda: handler.send(200, page, {"Content-Type": "application/xml"})
+            if method == "GET" and "uploads" in query:
+                return self._listed_uploads(handler, name)
+            if method == "POST" and "delete" in query:
+                return self._delete_many(handler, bucket, data)
             raise Refused("NotImplemented", 501)
+        if "uploadId" in query and method in ("GET", "DELETE"):
+            return self._about_upload(handler, name, key)
+        if method == "PUT" and "x-amz-copy-source" in handler.seen.headers:
+            return self._copy(handler, bucket, name, key)
         if method == "POST" or (method == "PUT" and "uploadId" in query):
-            return self._multipart(handler, bucket, key, data)
+            return self._multipart(handler, bucket, name, key, data)
         if method == "PUT":
             self._check_conditions(handler, bucket.current(key))
-            stored = self._store(bucket, key, data, checksums, None)
+            stored = self._store(bucket, key, data, checksums, None, _metadata(handler))
             return lambda: handler.send(200, b"", _headers(stored, checksums=False))
         if method == "DELETE":
             self._delete(bucket, key, query.get("versionId"))
@@ -190,7 +245,7 @@ class S3Server(FaultyServer):
         return lambda: handler.send_data(data, headers, fault)
 
     def _check_conditions(self, handler: FaultyHandler, current: StoredObject | None) -> None:
-        headers = handler.seen.headers
+        headers = handler.seen.headers if self.conditions else {}
         if headers.get("if-none-match") == "*" and current is not None:
             raise Refused("PreconditionFailed", 412)
         wanted = headers.get("if-match")
@@ -207,29 +262,93 @@ class S3Server(FaultyServer):
 
     # Uploads in parts -------------------------------------------------------------------------------------------------
 
-    def _multipart(self, handler: FaultyHandler, bucket: Bucket, key: str, data: bytes) -> Callable[[], None]:
+    def _multipart(self, handler: FaultyHandler, bucket: Bucket, name: str, key: str, data: bytes) -> Callable[[], None]:
         query = handler.seen.query
         if handler.command == "POST" and "uploads" in query:
-            upload = uuid.uuid4().hex
-            self._uploads[upload] = {}
-            body = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
-            return lambda: handler.send(200, body.encode(), {})
-        parts = self._uploads.get(query.get("uploadId", ""))
-        if parts is None:
-            raise Refused("NoSuchUpload", 404)
+            begun = uuid.uuid4().hex
+            self.uploads[begun] = Upload(name, key, _metadata(handler))
+            return _xml(handler, f"<InitiateMultipartUploadResult><UploadId>{begun}</UploadId></InitiateMultipartUploadResult>")
+        upload = self._upload(name, key, query)
         if handler.command == "PUT":
-            parts[int(query["partNumber"])] = data
+            if self.quota is not None and self._used() + len(data) > self.quota:
+                raise Refused("QuotaExceeded")
+            upload.parts[int(query["partNumber"])] = data
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
             return lambda: handler.send(200, b"", {"ETag": f'"{etag}"'})
         named = re.findall(r"<PartNumber>(\d+)</PartNumber>", data.decode())
-        whole = [parts[int(number)] for number in named]
+        if not named or not all(int(number) in upload.parts for number in named):
+            raise Refused("InvalidPart", 400)
+        whole = [upload.parts[int(number)] for number in named]
         self._check_conditions(handler, bucket.current(key))
         digests = b"".join(hashlib.md5(p, usedforsecurity=False).digest() for p in whole)
         etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(whole)}"
-        self._store(bucket, key, b"".join(whole), {}, etag)
-        del self._uploads[query["uploadId"]]
-        body = f"<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
-        return lambda: handler.send(200, body.encode(), {})
+        del self.uploads[query["uploadId"]]
+        self._store(bucket, key, b"".join(whole), {}, etag, upload.metadata)
+        return _xml(handler, f"<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>")
+
+    def _upload(self, name: str, key: str, query: Mapping[str, str]) -> Upload:
+        upload = self.uploads.get(query.get("uploadId", ""))
+        if upload is None or (upload.bucket, upload.key) != (name, key):
+            raise Refused("NoSuchUpload", 404)
+        return upload
+
+    def _about_upload(self, handler: FaultyHandler, name: str, key: str) -> Callable[[], None]:
+        """ListParts, AbortMultipartUpload."""
+        query = handler.seen.query
+        upload = self._upload(name, key, query)
+        if handler.command == "DELETE":
+            del self.uploads[query["uploadId"]]
+            return lambda: handler.send(204, b"", {})
+        after = int(query.get("part-number-marker") or 0)
+        later = sorted((n, data) for n, data in upload.parts.items() if n > after)
+        page = later[: self.page_size]
+        parts = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><Size>{len(data)}</Size>"
+            f"<ETag>&quot;{hashlib.md5(data, usedforsecurity=False).hexdigest()}&quot;</ETag></Part>"
+            for n, data in page
+        )
+        more = str(len(later) > len(page)).lower()
+        last = page[-1][0] if page else 0
+        mark = f"<IsTruncated>{more}</IsTruncated><NextPartNumberMarker>{last}</NextPartNumberMarker>"
+        return _xml(handler, f"<ListPartsResult>{mark}{parts}</ListPartsResult>")
+
+    def _listed_uploads(self, handler: FaultyHandler, name: str) -> Callable[[], None]:
+        prefix = handler.seen.query.get("prefix", "")
+        found = [(u.key, i, u.begun) for i, u in self.uploads.items() if u.bucket == name and u.key.startswith(prefix)]
+        entries = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{i}</UploadId><Initiated>{_iso(begun)}</Initiated></Upload>"
+            for key, i, begun in sorted(found)
+        )
+        text = f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{entries}</ListMultipartUploadsResult>"
+        return _xml(handler, text)
+
+    def _copy(self, handler: FaultyHandler, bucket: Bucket, name: str, key: str) -> Callable[[], None]:
+        """CopyObject, UploadPartCopy."""
+        if not self.copies:
+            raise Refused("NotImplemented", 501)
+        headers, query = handler.seen.headers, handler.seen.query
+        source_bucket, _, source_key = unquote(headers["x-amz-copy-source"]).lstrip("/").partition("/")
+        source = self._bucket(source_bucket).current(source_key)
+        if source is None:
+            raise Refused("NoSuchKey", 404)
+        wanted = headers.get("x-amz-copy-source-if-match")
+        if self.conditions and wanted is not None and wanted.strip('"') != source.etag:
+            raise Refused("PreconditionFailed", 412)
+        if "uploadId" in query:
+            first, last = map(int, headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
+            data = source.data[first : last + 1]
+            self._upload(name, key, query).parts[int(query["partNumber"])] = data
+            etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            return _xml(handler, f"<CopyPartResult><ETag>&quot;{etag}&quot;</ETag></CopyPartResult>")
+        stored = self._store(bucket, key, source.data, source.checksums, None, source.metadata)
+        return _xml(handler, f"<CopyObjectResult><ETag>&quot;{stored.etag}&quot;</ETag></CopyObjectResult>")
+
+    def _delete_many(self, handler: FaultyHandler, bucket: Bucket, data: bytes) -> Callable[[], None]:
+        root = ElementTree.fromstring(data)
+        for element in root.iter():
+            if element.tag.rpartition("}")[2] == "Key":
+                self._delete(bucket, element.text or "", None)
+        return _xml(handler, "<DeleteResult></DeleteResult>")
 
     # Listings ---------------------------------------------------------------------------------------------------------
 
@@ -262,10 +381,22 @@ class S3Server(FaultyServer):
             ElementTree.SubElement(contents, "Key").text = _url(key) if encoded else escape(key)
             ElementTree.SubElement(contents, "ETag").text = f'"{stored.etag}"'
             ElementTree.SubElement(contents, "Size").text = str(len(stored.data))
-            ElementTree.SubElement(contents, "LastModified").text = "2026-01-01T00:00:00.000Z"
+            ElementTree.SubElement(contents, "LastModified").text = _iso(stored.modified)
         for folder in sorted(folders):
             ElementTree.SubElement(ElementTree.SubElement(root, "CommonPrefixes"), "Prefix").text = folder
         return ElementTree.tostring(root)
+
+
+def _xml(handler: FaultyHandler, text: str) -> Callable[[], None]:
+    return lambda: handler.send(200, text.encode(), {"Content-Type": "application/xml"})
+
+
+def _metadata(handler: FaultyHandler) -> dict[str, str]:
+    return {name: value for name, value in handler.seen.headers.items() if name.startswith("x-amz-meta-")}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def _url(key: str) -> str:
@@ -273,7 +404,8 @@ def _url(key: str) -> str:
 
 
 def _headers(stored: StoredObject, *, checksums: bool) -> dict[str, str]:
-    headers = {"ETag": f'"{stored.etag}"', "Accept-Ranges": "bytes", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    modified = formatdate(stored.modified, usegmt=True)
+    headers = {"ETag": f'"{stored.etag}"', "Accept-Ranges": "bytes", "Last-Modified": modified, **stored.metadata}
     if stored.version != "null":
         headers["x-amz-version-id"] = stored.version
     if checksums and stored.checksums:
@@ -291,8 +423,11 @@ def _parts_etag(data: bytes, parts: int) -> str:
     return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{parts}"
 
 
-def _received(headers: Mapping[str, str], raw: bytes) -> tuple[bytes, dict[str, str]]:
+def _received(headers: Mapping[str, str], raw: bytes, compares: Collection[str]) -> tuple[bytes, dict[str, str]]:
     """The body that was meant, and its checksums.
+
+    Args:
+        compares: headers whose digest must be right.
 
     Raises:
         Refused: if it is not what the request says that it is.
@@ -304,11 +439,15 @@ def _received(headers: Mapping[str, str], raw: bytes) -> tuple[bytes, dict[str, 
     elif claimed != "UNSIGNED-PAYLOAD" and claimed != hashlib.sha256(raw).hexdigest():
         raise Refused("XAmzContentSHA256Mismatch", 400)
     md5 = headers.get("content-md5")
-    if md5 is not None and base64.b64decode(md5) != hashlib.md5(raw, usedforsecurity=False).digest():
+    if (
+        md5 is not None
+        and "content-md5" in compares
+        and base64.b64decode(md5) != hashlib.md5(raw, usedforsecurity=False).digest()
+    ):
         raise Refused("BadDigest", 400)
     given = {name: value for name in _HASHES if (value := headers.get(name) or trailers.get(name))}
     for name, value in given.items():
-        if base64.b64decode(value) != _HASHES[name](raw):
+        if name in compares and base64.b64decode(value) != _HASHES[name](raw):
             raise Refused("BadDigest", 400)
     return raw, given
 

@@ -376,7 +376,7 @@ def test_a_store_is_opened_from_a_recipe(tmp_path: Path) -> None:
     assert store.mount == "/srv/models"
 
 
-@pytest.mark.parametrize(("url", "problem"), [("s3://bucket/x", "s3://"), ("file://relative", "not an absolute path")])
+@pytest.mark.parametrize(("url", "problem"), [("file://relative", "not an absolute path")])
 def test_stores_that_cannot_be_opened_say_why(url: str, problem: str) -> None:
     with pytest.raises(RecipeError, match=problem):
         open_store(Store(url=url))

@@ -1,0 +1,56 @@
+"""Stores on the S3 servers of tests, and what lies in a bucket."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from enginepress.manifest import Manifest
+from enginepress.stores.s3 import S3Store, S3StoreSettings
+from enginepress.stores.s3.client import StoreClient
+from tests.s3_server import S3Server
+from tests.stores import parts
+from tests.stores.parts import MODEL
+
+QUICK = (0.0, 0.01, 0.01, 0.02, 0.02, 0.02)
+
+
+def a_store(*, bucket: str = "bucket", prefix: str = "models", **settings: Any) -> S3Store:
+    """A store at the server that the environment names; asks again without pauses."""
+    given = replace(S3StoreSettings(), **settings)
+    return S3Store(bucket, prefix, settings=given, client=StoreClient(bucket, given.server, pauses=QUICK))
+
+
+def publish(store: S3Store, source: Path, build_key: str = parts.key("a"), **more: Any) -> Manifest:
+    return parts.publish(store, source, build_key, **more)  # type: ignore[arg-type]
+
+
+def promote(store: S3Store, channel: str, number: int, **more: Any) -> None:
+    def never(root: str) -> Any:
+        raise AssertionError("readers of S3 pull")
+
+    store.activate(MODEL, channel, number, never, **{"who": "test", "why": "because", **more})
+
+
+def keys(server: S3Server, bucket: str = "bucket") -> set[str]:
+    """What lies in a bucket."""
+    return {key for key in server.buckets[bucket].objects if server.buckets[bucket].current(key) is not None}
+
+
+def leftovers(server: S3Server, bucket: str = "bucket", prefix: str = "models") -> list[str]:
+    """What belongs to no release: notes of publishers, repositories that no manifest names, uploads, hints that lead nowhere."""
+    base = f"{prefix}/{MODEL}/"
+    named, hints = set(), set()
+    for key in keys(server, bucket):
+        if key.startswith(f"{base}releases/") and (found := server.buckets[bucket].current(key)) is not None and found.data:
+            manifest = Manifest.from_text(found.data, where=key)
+            named.add(found.metadata["x-amz-meta-repository"])
+            hints |= {f"builds/{manifest.build_key}/{manifest.release}", f"contents/{manifest.content_digest}/{manifest.release}"}
+    left = [f"upload of {u.key}" for u in server.uploads.values()]
+    for key in sorted(keys(server, bucket)):
+        kind, _, rest = key.removeprefix(base).partition("/")
+        left += [key] if kind == "publishers" or ".probe" in key else []
+        left += [key] if kind in ("repositories", "etags") and rest.split("/")[0].removesuffix(".json") not in named else []
+        left += [key] if kind in ("builds", "contents") and key.removeprefix(base) not in hints else []
+    return left
