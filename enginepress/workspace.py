@@ -159,9 +159,13 @@ class Workspace:
             return None
 
     def write_json(self, value: Any, *parts: str) -> Path:
+        return self.write_text(json.dumps(value, indent=1, sort_keys=True), *parts)
+
+    def write_text(self, text: str, *parts: str) -> Path:
+        """Raises WorkspaceError if the workspace is full or not writable."""
         path = self.path(*parts)
         try:
-            write_atomic(path, json.dumps(value, indent=1, sort_keys=True))
+            write_atomic(path, text.encode("utf-8", errors="backslashreplace"))
         except OSError as error:
             raise explain_os_error(error, "writing to the workspace", WorkspaceError, where=str(path)) from None
         return path

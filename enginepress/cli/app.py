@@ -19,6 +19,7 @@ COMMANDS = {
     "releases": "enginepress.cli.releases",
     "lock": "enginepress.cli.lock",
     "outdated": "enginepress.cli.outdated",
+    "watch": "enginepress.cli.watch",
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
     "sign": "enginepress.cli.sign",

@@ -103,6 +103,12 @@ class BuildError(EnginepressError):
     """Raised when converting or building failed; carries the last lines of the tool's log."""
 
 
+class RunEndedError(EnginepressError):
+    """Raised when a run was ended from outside before it had finished."""
+
+    usual_fix = "run the recipe again: finished steps are kept, and it goes on where it stopped"
+
+
 class RepositoryError(EnginepressError):
     """Raised when a model repository is not one that Triton could serve."""
 

@@ -12,12 +12,12 @@ Prompts and answers are text of strangers: in Markdown they stand in fenced bloc
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from enginepress.files import write_atomic
+from enginepress.report.markdown import fenced, inline, table
 from enginepress.serving.gate_result import percent
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
@@ -97,29 +97,29 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown: verdict, figures, checks, answers, steps, facts."""
     gate = report["gate"]
     name = str(report["facts"].get("name", "model"))
-    lines = [f"# {_inline(name)}: {'passed' if report['passed'] else 'failed'}", "", _inline(verdict(report)), ""]
+    lines = [f"# {inline(name)}: {'passed' if report['passed'] else 'failed'}", "", inline(verdict(report)), ""]
     if report["error"] is not None:
-        lines += ["## What went wrong", "", *_fenced(str(report["error"]["message"]))]
+        lines += ["## What went wrong", "", *fenced(str(report["error"]["message"]))]
     if figures := key_figures(report):
-        lines += _table(("figure", "value"), figures)
+        lines += table(("figure", "value"), figures)
     if findings := report["validation"].get("findings"):
         found = [(f["severity"], f["file"], f["message"]) for f in findings]
-        lines += ["## Validation", "", *_table(("", "file", "finding"), found, code=2)]
+        lines += ["## Validation", "", *table(("", "file", "finding"), found, code=2)]
     if gate is not None:
         rows = [
             ("yes" if c["passed"] else "NO", c["name"], c["measured"], c["wanted"], _cut(c["detail"], 300))
             for c in gate["checks"]
         ]
-        lines += ["## Checks", "", *_table(("passed", "check", "measured", "wanted", "detail"), rows, code=4)]
+        lines += ["## Checks", "", *table(("passed", "check", "measured", "wanted", "detail"), rows, code=4)]
         lines += ["## Answers", ""]
         for number, prompt in enumerate(gate["prompts"], 1):
-            lines += [f"### Prompt {number}", "", *_fenced(prompt_text(prompt)), "Answer", ""]
-            lines += _fenced("(no answer)" if prompt["answer"] is None else prompt["answer"])
+            lines += [f"### Prompt {number}", "", *fenced(prompt_text(prompt)), "Answer", ""]
+            lines += fenced("(no answer)" if prompt["answer"] is None else prompt["answer"])
             if prompt["reference"] is not None and prompt["reference"] != prompt["answer"]:
-                lines += ["Reference", "", *_fenced(prompt["reference"])]
+                lines += ["Reference", "", *fenced(prompt["reference"])]
     if seconds := report["facts"].get("step_seconds"):
-        lines += ["## Steps", "", *_table(("step", "seconds"), [(s, f"{v:.2f}") for s, v in seconds.items()])]
-    lines += ["## What it is", "", *_table(("", ""), fact_rows(report), code=1)]
+        lines += ["## Steps", "", *table(("step", "seconds"), [(s, f"{v:.2f}") for s, v in seconds.items()])]
+    lines += ["## What it is", "", *table(("", ""), fact_rows(report), code=1)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -156,39 +156,3 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-# Markdown -------------------------------------------------------------------------------------------------------------
-
-
-def _inline(text: object) -> str:
-    """Text that stays text: on one line, and nothing in it means anything to Markdown or HTML."""
-    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#|~!$^])", r"\\\1", plain)
-
-
-def _code(text: object) -> str:
-    """A stranger's text as a code span in a table cell; empty stays empty."""
-    plain = " ".join(str(text).split())
-    if not plain:
-        return ""
-    fence = "`" * (max((len(run) for run in re.findall(r"`+", plain)), default=0) + 1)
-    # A backslash in front of a pipe is taken away by the table, before the code span is read.
-    return f"{fence} {plain.replace('|', chr(92) + '|')} {fence}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, code: int = -1) -> list[str]:
-    """A table and an empty line. `code`: the column whose text may be a stranger's."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in rows:
-        cells = [_code(cell) if index == code else _inline(cell) for index, cell in enumerate(row)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
-
-
-def _fenced(text: str) -> list[str]:
-    """A block that nothing in the text can close, and an empty line."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    body = "\n".join(text.splitlines())
-    return [fence, body, fence, ""]
