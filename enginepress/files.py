@@ -6,6 +6,7 @@ sorted by path. Empty folders, times and owners do not count.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -131,9 +132,26 @@ def copy_hashed(source: Path, target: Path, *, progress: Callable[[int], None] |
     return size, digest.hexdigest()
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Writes a file so that readers see the old or the new content, whole, even if we are killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def make_folders(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, each durably: a folder's name is kept in the one above it."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # by somebody else just now, who may not have synced it yet
+            path.mkdir()
+        sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True) -> None:
+    """Writes a file so that readers see the old or the new content, whole, even if we are killed.
+
+    Args:
+        make_folder: False to fail if its folder is not there.
+    """
+    if make_folder:
+        make_folders(path.parent)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with open(partial, "xb") as stream:
@@ -197,7 +215,7 @@ def commit_folder(partial: Path, target: Path) -> bool:
     Returns:
         False if `target` is there already; `partial` is left as it was.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     try:
         os.rename(partial, target)
     except OSError as error:

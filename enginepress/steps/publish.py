@@ -73,13 +73,14 @@ def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: i
     manifest = primary.manifest(name, number)
     if number in store.numbers(name) and store.manifest(name, number).content_digest == manifest.content_digest:
         return
-    repository = _near(job, plan, primary, manifest)
+    repository, expected = _near(job, plan, primary, manifest)
     store.publish(
         name,
         place=lambda n: place(repository, n, None),
         describe=lambda _n, _files: manifest,
         number=number,
         primary=primary.url,
+        expected=expected,
         progress=_progress(job, manifest.size),
     )
 
@@ -95,15 +96,16 @@ def _lay_lock(job: Job, plan: Plan, primary: Store, number: int) -> None:
         primary.write_record(recipe.name, number, LOCK_RECORD, lock.to_json())
 
 
-def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> Path:
-    """The release as a folder on this machine: what was just built, or else the primary store's own.
+def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> tuple[Path, dict[Path, str]]:
+    """The release as a folder on this machine, what was just built or else the primary store's own; its files' sha256.
 
     That the bytes are those of the manifest is checked while they are copied.
     """
     built = job.workspace.find("repositories", plan.build_key)
     if built is not None and built.record["content_digest"] == manifest.content_digest:
-        return built.folder
-    return release_folder(primary, manifest.model, manifest.release, job.workspace)
+        return built.folder, {built.folder / e["path"]: e["sha256"] for e in built.record["files"]}
+    folder = release_folder(primary, manifest.model, manifest.release, job.workspace)
+    return folder, {folder / e.path: e.sha256 for e in manifest.files}
 
 
 def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str) -> Manifest:

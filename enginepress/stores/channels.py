@@ -24,10 +24,10 @@ from pathlib import Path
 from types import EllipsisType
 
 from enginepress.errors import StoreError
-from enginepress.files import check_relative, copy_hashed, remove_tree, sync_folder, sync_tree
+from enginepress.files import check_relative, copy_hashed, make_folders, remove_tree, sync_folder, sync_tree
 from enginepress.manifest import utc_now
 from enginepress.repository import Placement
-from enginepress.stores.history import Move, append_move
+from enginepress.stores.history import Move, append_move, read_moves
 from enginepress.stores.layout import ModelFolder, check_channel, store_errors
 from enginepress.stores.store import PlaceAt
 
@@ -119,6 +119,8 @@ def activate(
     with (
         store_errors(f"moving channel {channel} of {folder.model}", where=folder.path),
         folder.lock(f"channel-{channel}", about=f"moving channel {channel} of {folder.model}"),
+        # Who removes a release holds the same lock.
+        folder.lock(f"release-{number}", about=f"moving channel {channel} of {folder.model} to release {number}"),
     ):
         before = current(folder, channel)
         if not isinstance(expect, EllipsisType):
@@ -162,6 +164,7 @@ def _check_expected(folder: ModelFolder, channel: str, before: Activation | None
 
 def _write(target: Path, placement: Placement, *, folder: ModelFolder, newer_than: Activation | None) -> None:
     """Writes and syncs the folder. Written files get a time that is later than anything in the activation before."""
+    make_folders(target.parent)
     stamp = time.time_ns()
     if newer_than is not None:
         stamp = max(stamp, _newest_ns(folder.activations / newer_than.name) + _STEP_NS)
@@ -213,10 +216,8 @@ def link_file(source: Path, path: Path, *, root: Path) -> None:
 
 def _point(folder: ModelFolder, activation: Activation, before: Activation | None) -> None:
     channel = activation.channel
-    folder.channels.mkdir(parents=True, exist_ok=True)
-    for name in os.listdir(folder.channels):
-        if re.fullmatch(rf"\.{channel}-[0-9a-f]{{8}}", name):
-            (folder.channels / name).unlink(missing_ok=True)
+    make_folders(folder.channels)
+    _remove_unused_links(folder, channel)
     fresh = folder.channels / f".{channel}-{uuid.uuid4().hex[:8]}"
     os.symlink(f"../activations/{activation.name}", fresh)
     # The lock makes movers take turns. A mover that slept past its lock's end must not undo what came after.
@@ -229,6 +230,23 @@ def _point(folder: ModelFolder, activation: Activation, before: Activation | Non
         )
     os.replace(fresh, folder.channels / channel)
     sync_folder(folder.channels)
+
+
+def sweep(folder: ModelFolder, channel: str) -> None:
+    """Removes activations that killed movers left: made, and never pointed to."""
+    with folder.lock(f"channel-{channel}", about=f"tidying channel {channel} of {folder.model}"):
+        now = current(folder, channel)
+        moves = read_moves(folder.history(channel), current=now.name if now is not None else None)
+        _remove_unused_links(folder, channel)
+        if now is not None:
+            _remove_older(folder, channel, keep={now.name, *(move.activation for move in moves[-2:])})
+
+
+def _remove_unused_links(folder: ModelFolder, channel: str) -> None:
+    """Links that were made and not renamed. Called under the channel's lock, so nobody is still at it."""
+    for name in os.listdir(folder.channels):
+        if re.fullmatch(rf"\.{channel}-[0-9a-f]{{8}}", name):
+            (folder.channels / name).unlink(missing_ok=True)
 
 
 def _remove_older(folder: ModelFolder, channel: str, *, keep: set[str]) -> None:

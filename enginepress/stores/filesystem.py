@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.files import contained_path, copy_hashed, hash_file, remove_tree, write_atomic
+from enginepress.files import FileEntry, contained_path, copy_hashed, hash_file, remove_tree, sync_folder, write_atomic
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
+from enginepress.stores.copying import side_by_side
 from enginepress.stores.fetching import PARTIAL, keep_whole
+from enginepress.stores.freed import freed_bytes
 from enginepress.stores.history import Move, read_moves
-from enginepress.stores.layout import ModelFolder, check_channel, check_record, store_errors
+from enginepress.stores.index import read_index
+from enginepress.stores.layout import ABANDONED_SECONDS, REMOVED, ModelFolder, check_channel, check_record, is_older, store_errors
 from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store, damaged_file
 from enginepress.stores.strays import model_strays, store_strays
 
@@ -60,8 +66,7 @@ class FileStore(Store):
         except StoreError:
             if folder.release(number).exists():
                 raise
-            known = ", ".join(map(str, self.numbers(model))) or "none"
-            raise StoreError(f"has no release {number} of {model}", where=self.url, fix=f"there are: {known}") from None
+            raise self._no_such(model, number) from None
         manifest = Manifest.from_text(text, where=str(path))
         if (manifest.model, manifest.release) != (model, number):
             raise StoreError(
@@ -95,6 +100,22 @@ class FileStore(Store):
             if partial.exists():
                 remove_tree(partial)
         return manifest
+
+    def _newest(self, model: str, field: str, value: str) -> Manifest | None:
+        """By the index; the manifests of releases that it does not know are read."""
+        folder = self._folder(model)
+        index = read_index(folder)
+        for number in reversed(self.numbers(model)):
+            if (keys := index.get(number)) is not None:
+                wanted = value in keys
+            else:
+                text = self._manifest_text(model, number)
+                wanted = text is not None and value.encode() in text
+            if wanted:
+                manifest = self.manifest(model, number)
+                if getattr(manifest, field) == value:
+                    return manifest
+        return None
 
     def _manifest_text(self, model: str, number: int) -> bytes | None:
         folder = self._folder(model)
@@ -136,33 +157,60 @@ class FileStore(Store):
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         manifest = self.manifest(model, number)
         root = self._folder(model).repository(number)
-        found: list[Difference] = []
+        tell = _one_at_a_time(progress)
+
+        def compare(entry: FileEntry) -> Difference | None:
+            different = _difference(root / entry.path, entry, contents)
+            if tell is not None:
+                tell(entry.size)
+            return different
+
         with store_errors("verifying a release", where=root):
-            for entry in manifest.files:
-                path = root / entry.path
-                if path.is_symlink():
-                    found.append(Difference(entry.path, "link"))
-                elif not path.is_file():
-                    found.append(Difference(entry.path, "missing"))
-                elif path.stat().st_size != entry.size or (contents and hash_file(path) != entry.sha256):
-                    found.append(Difference(entry.path, "changed"))
-                if progress is not None:
-                    progress(entry.size)
+            found = [d for d in side_by_side(compare, manifest.files) if d is not None]
             found += [Difference(path, "foreign") for path in _foreign(root, {e.path for e in manifest.files})]
         return sorted(found, key=lambda d: d.path)
 
     def remove(self, model: str, number: int) -> None:
-        if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
-            raise StoreError(
-                f"release {number} of {model} is on {', '.join(pointing)}, so it is not removed",
-                where=self.location(model, number),
-                fix="move the channel first",
-            )
         folder = self._folder(model)
-        folder.check_real(folder.release(number))
-        with store_errors("removing a release", where=folder.release(number)):
+        release = folder.release(number)
+        folder.check_real(release)
+        with (
+            store_errors("removing a release", where=release),
+            # Who points a channel to it holds the same lock.
+            folder.lock(f"release-{number}", about=f"removing release {number} of {model}"),
+        ):
+            if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
+                raise StoreError(
+                    f"release {number} of {model} is on {', '.join(pointing)}, so it is not removed",
+                    where=self.location(model, number),
+                    fix="move the channel first",
+                )
+            if not release.is_dir():
+                raise self._no_such(model, number)
             folder.describe(published=number)
-            remove_tree(folder.release(number))
+            doomed = folder.releases / f"{REMOVED}{number}-{uuid.uuid4().hex[:8]}"
+            os.rename(release, doomed)
+            sync_folder(folder.releases)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def freed(self, model: str, numbers: Iterable[int]) -> int:
+        """Files that releases or activations share are freed with the last of them; shared blocks do not count either."""
+        folder = self._folder(model)
+        with store_errors("reading the store", where=folder.releases):
+            return freed_bytes(folder.release(number) for number in numbers)
+
+    def sweep(self, model: str) -> None:
+        folder = self._folder(model)
+        folder.description()
+        with store_errors("removing what killed processes left", where=folder.path):
+            if folder.releases.is_dir():
+                publishing.sweep_alone(folder)
+                for channel in links.names(folder):
+                    links.sweep(folder, channel)
+
+    def _no_such(self, model: str, number: int) -> StoreError:
+        known = ", ".join(map(str, self.numbers(model))) or "none"
+        return StoreError(f"has no release {number} of {model}", where=self.url, fix=f"there are: {known}")
 
     def strays(self, model: str | None = None) -> list[str]:
         if model is None:
@@ -180,7 +228,12 @@ class FileStore(Store):
         if not folder.manifest(number).is_file():
             raise StoreError(f"has no release {number} of {model}", where=self.url)
         with store_errors("writing a record", where=path):
-            write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            # A release that is being removed must not come back as a folder that holds nothing but a record.
+            write_atomic(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", make_folder=False)
+            written = path.stat().st_mtime
+            for left in path.parent.glob(f".{path.name}.*"):
+                if is_older(left, than=written, by=ABANDONED_SECONDS):
+                    left.unlink(missing_ok=True)
 
     def read_record(self, model: str, number: int, name: str) -> dict[str, Any] | None:
         folder = self._folder(model)
@@ -293,6 +346,29 @@ class FileStore(Store):
 
     def _reader_root(self) -> str:
         return (self.mount or os.path.abspath(self.root)).rstrip("/")
+
+
+def _one_at_a_time(progress: Progress | None) -> Progress | None:
+    """Callers' counters are not made for several threads."""
+    if progress is None:
+        return None
+    lock = threading.Lock()
+
+    def tell(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return tell
+
+
+def _difference(path: Path, entry: FileEntry, contents: bool) -> Difference | None:
+    if path.is_symlink():
+        return Difference(entry.path, "link")
+    if not path.is_file():
+        return Difference(entry.path, "missing")
+    if path.stat().st_size != entry.size or (contents and hash_file(path) != entry.sha256):
+        return Difference(entry.path, "changed")
+    return None
 
 
 def _foreign(root: Path, known: set[str]) -> list[str]:

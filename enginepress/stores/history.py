@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.files import sync_folder
+from enginepress.files import make_folders, sync_folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def append_move(path: Path, move: Move, *, current: str | None) -> None:
     lines: list[dict[str, Any]] = [{"void": moves[-1].activation}] if _is_unfinished(moves, current) else []
     lines.append(asdict(move))
     data = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in lines).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     with open(handle, "r+b") as stream:
         stream.seek(stream.read().rfind(b"\n") + 1)

@@ -7,6 +7,7 @@
     <store>/<model>/channels/production             -> ../activations/production-7-1c9f03ab
     <store>/<model>/activations/production-7-1c9f03ab/…   the release as its readers see it
     <store>/<model>/history/production.jsonl        every move of the channel
+    <store>/<model>/index.json                      a cache: build keys and digests of all releases (enginepress.stores.index)
     <store>/<model>/.partial/   .locks/             somebody is publishing, or was killed; who is working
 
 `last` is the highest number ever published here, so that a deleted release's number is not given to another one. `primary`
@@ -22,16 +23,22 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginepress.errors import StoreError, UsageError, WorkspaceError
 from enginepress.files import explain_os_error, write_atomic
-from enginepress.locks import Lock
+from enginepress.locks import Lock, left_by_the_dead
 
 LAYOUT = 1
+
+ABANDONED_SECONDS = 600.0
+"""What has been without a heartbeat for so long was left by somebody who is dead."""
+
+REMOVED = ".removed-"
+"""How a folder's name starts that is being removed."""
 
 _MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -67,6 +74,14 @@ def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
     if not pattern.fullmatch(name):
         raise UsageError(f"'{name}' is no name for a {what}: it must have the form {pattern.pattern}")
     return name
+
+
+def is_older(path: Path, *, than: float, by: float) -> bool:
+    """Whether a file was written so many seconds before. Both times come from the file system: no two clocks are compared."""
+    try:
+        return than - path.lstat().st_mtime > by
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -174,7 +189,23 @@ class ModelFolder:
             known = self.description()
             fresh = {**known, "primary": known["primary"] if path.exists() else primary}
             fresh["last"] = max(known["last"], published or 0)
+            for left in self.path.glob(".model.json.*"):  # of a writer that was killed; the lock says that nobody writes now
+                left.unlink(missing_ok=True)
             write_atomic(path, json.dumps(fresh, indent=1, sort_keys=True) + "\n")
+
+    def sweep_locks(self, *, now: float) -> None:
+        """Removes what killed holders of locks left; `now` by the clock of the file system. It disturbs nobody's living lock."""
+        locks = self.path / ".locks"
+        self.check_real(locks)
+        if not locks.is_dir():
+            return
+        for name in sorted(os.listdir(locks)):
+            path = locks / name
+            if not name.startswith("."):
+                Lock(path, about="sweeping").forget_the_dead()
+            elif left_by_the_dead(path) or is_older(path, than=now, by=ABANDONED_SECONDS):
+                with suppress(OSError):
+                    path.unlink()
 
     def _damaged(self, path: Path, problem: str) -> StoreError:
         return StoreError(

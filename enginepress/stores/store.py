@@ -7,7 +7,7 @@ channels move with a history. Steps and commands know this class and nothing of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -27,7 +27,7 @@ PlaceAt = Callable[[str], Placement]
 
 Describe = Callable[[int, tuple[FileEntry, ...]], Manifest]
 Progress = Callable[[int], None]
-"""Called with the number of bytes just moved."""
+"""Called with the number of bytes just moved, or found to be there already."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,10 @@ class Store(ABC):
     def remove(self, model: str, number: int) -> None:
         """Takes a release out of the store. Readers see it whole until it is gone; its number is never given again.
 
-        Whether it may go (channels, age, readers) is for `enginepress.steps.prune` to decide, under the model's lock.
+        Whether it may go (channels, age, readers) is for `enginepress.steps.prune` to decide.
 
         Raises:
-            StoreError: if a channel points to it.
+            StoreError: if a channel points to it, or there is no such release.
         """
 
     def strays(self, model: str | None = None) -> list[str]:
@@ -157,6 +157,13 @@ class Store(ABC):
         Files of publishers at work, and what killed ones left, do not count. `verify` looks into the releases' repositories.
         """
         return []
+
+    def freed(self, model: str, numbers: Iterable[int]) -> int:
+        """Bytes that become free if these releases are removed: at least so many, where files are shared."""
+        return sum(self.manifest(model, number).size for number in numbers)
+
+    def sweep(self, model: str) -> None:  # noqa: B027
+        """Removes what killed publishers, movers and removers left, and nobody needs. Living ones are not disturbed."""
 
     def releases(self, model: str) -> list[Manifest]:
         """Every release, oldest first.

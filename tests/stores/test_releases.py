@@ -16,7 +16,7 @@ from enginepress.files import FileEntry, hash_folder
 from enginepress.locks import Lock
 from enginepress.recipe import Store
 from enginepress.repository import Placement
-from enginepress.stores import publishing
+from enginepress.stores import layout
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
 from tests.stores.parts import MODEL, key, make_source, manifest, placed, publish
@@ -326,7 +326,7 @@ def test_what_a_dead_publisher_left_is_removed_and_a_living_ones_is_not(store: F
 def test_a_publisher_elsewhere_counts_as_dead_when_its_heart_has_not_beaten_for_long(store: FileStore, source: Path) -> None:
     publish(store, source)
     partial = store.root / MODEL / ".partial"
-    for name, age in (("fresh", 60.0), ("old", publishing.ABANDONED_SECONDS + 60)):
+    for name, age in (("fresh", 60.0), ("old", layout.ABANDONED_SECONDS + 60)):
         (partial / name).mkdir()
         owner = partial / f"{name}.owner"
         owner.write_text(json.dumps({"owner": name, "host": "elsewhere", "kernel": "another", "pid": 1, "start": "1", "beat": 3}))
