@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from enginepress.canonical import json_digest
+from enginepress.errors import UsageError
+from enginepress.quantities import parse_duration
 
 BuilderName = Literal["onnxruntime", "tensorrt_llm", "llmapi", "vllm"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq"]
@@ -37,6 +39,14 @@ UNSERVED_CHANNEL = "candidate"
 def _secret_reference(value: str) -> str:
     if not _SECRET.fullmatch(value):
         raise ValueError("a secret is never written into a recipe: name an environment variable, as ${NAME}")
+    return value
+
+
+def _duration(value: str) -> str:
+    try:
+        parse_duration(value)
+    except UsageError as error:
+        raise ValueError(f"{error.message}: {error.fix}") from None
     return value
 
 
@@ -352,6 +362,15 @@ class Signing(_Section):
         return self
 
 
+class Retention(_Section):
+    """Which old releases `enginepress prune` leaves in the stores, besides those that channels need."""
+
+    keep: int | None = Field(None, ge=1, description="The newest so many.")
+    younger_than: Annotated[str, AfterValidator(_duration)] | None = Field(
+        None, description="Those published less than so long ago, as 30d or 12h."
+    )
+
+
 class Recipe(_Section):
     """One model: from which checkpoint, built how, checked how, published where."""
 
@@ -365,6 +384,7 @@ class Recipe(_Section):
     registry: Registry = Registry()
     signing: Signing = Signing()
     channels: list[ChannelName] = Field(default_factory=lambda: ["candidate"])
+    retention: Retention = Retention()
 
     @model_validator(mode="before")
     @classmethod

@@ -32,6 +32,9 @@ from enginepress.locks import Lock, left_by_the_dead
 
 ENVIRONMENT = "ENGINEPRESS_WORKSPACE"
 
+USED_SECONDS = 600.0
+"""How exactly it is noted when an output was last used: on the time of its record.json."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -78,6 +81,9 @@ class Workspace:
             record = json.loads((folder / "record.json").read_text())
         except FileNotFoundError:
             return None
+        with contextlib.suppress(OSError):  # `enginepress prune` goes by when an output was last used
+            if time.time() - (folder / "record.json").stat().st_mtime > USED_SECONDS:
+                os.utime(folder / "record.json")
         return Output(kind, key, folder / "output", record)
 
     def produce(self, kind: str, key: str, work: Callable[[Path], dict[str, Any]], *, about: str) -> Output:

@@ -23,6 +23,7 @@ COMMANDS = {
     "promote": "enginepress.cli.promote",
     "rollback": "enginepress.cli.rollback",
     "sign": "enginepress.cli.sign",
+    "prune": "enginepress.cli.prune",
     "serve": "enginepress.cli.serve",
     "gate": "enginepress.cli.gate",
     "reference": "enginepress.cli.reference",

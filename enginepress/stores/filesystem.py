@@ -18,12 +18,12 @@ from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry, contained_path, copy_hashed, hash_file, remove_tree, sync_folder, write_atomic
+from enginepress.freed import freed_bytes
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
 from enginepress.stores.copying import side_by_side
 from enginepress.stores.fetching import PARTIAL, keep_whole
-from enginepress.stores.freed import freed_bytes
 from enginepress.stores.history import Move, read_moves
 from enginepress.stores.index import read_index
 from enginepress.stores.layout import ABANDONED_SECONDS, REMOVED, ModelFolder, check_channel, check_record, is_older, store_errors

@@ -15,7 +15,7 @@ from enginepress.stores.layout import store_errors
 
 _MODEL_ENTRIES = {"model.json", "index.json", "releases", "channels", "activations", "history", ".partial", ".locks"}
 _RELEASE_ENTRIES = {"manifest.json", "repository", "records"}
-_PASSING = re.compile(r"\..+\.[0-9a-f]{8}|\.removed-.*|\.[a-z][a-z0-9-]*-[0-9a-f]{8}")
+_PASSING = re.compile(r"\..+\.[0-9a-f]{8}|\.removed-.*|\.[a-z][a-z0-9-]*-[0-9a-f]{8}|\..+\.new")
 """Names of what is being written or removed."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _ACTIVATION = re.compile(r"[a-z][a-z0-9-]*-[1-9][0-9]{0,8}-[0-9a-f]{8}")
