@@ -19,11 +19,13 @@ from enginepress.errors import UsageError
 DEFAULT_IMAGE = f"enginepress/enginepress-python:{__version__}"
 
 KNOWN_SECRETS = {
-    "source": ("HF_TOKEN", "NGC_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    "store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "source": ("HF_TOKEN", "NGC_API_KEY"),
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     "registry": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+    "recipe": (),
 }
-"""What a Secret is for -> its keys, which are the environment variables that a step gets. Each may be missing."""
+"""What a Secret is for -> its keys, which are the environment variables that a step gets. Each may be missing. The Secret of
+`recipe` has the variables of `CompileOptions.secrets`."""
 
 _QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|Ti|K|M|G|T)?")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

@@ -26,11 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginepress.cluster import WORKSPACE as ENVIRONMENT
+from enginepress.cluster import Cluster
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import commit_folder, explain_os_error, remove_tree, sync_tree, write_atomic
 from enginepress.locks import Lock, left_by_the_dead
 
-ENVIRONMENT = "ENGINEPRESS_WORKSPACE"
+__all__ = ["ENVIRONMENT", "Output", "Workspace"]
 
 USED_SECONDS = 600.0
 """How exactly it is noted when an output was last used: on the time of its record.json."""
@@ -52,8 +54,11 @@ class Workspace:
 
     @staticmethod
     def from_environment() -> Workspace:
-        """The workspace of this pipeline run: steps get its path by the environment, since kfp may rewrite parameters."""
+        """The workspace of this pipeline run: steps get its path by the environment, since kfp may rewrite parameters. On a
+        cluster it is where the compiled pipeline mounts it."""
         path = os.environ.get(ENVIRONMENT)
+        if not path and (cluster := Cluster.from_environment()) is not None:
+            path = cluster.workspace
         if not path:
             raise WorkspaceError(f"{ENVIRONMENT} is not set, so this step does not know its workspace")
         return Workspace(Path(path))

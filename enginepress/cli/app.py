@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "enginepress.cli.verify",
     "schema": "enginepress.cli.schema",
     "doctor": "enginepress.cli.doctor",
+    "compile": "enginepress.cli.compile",
     "completion": "enginepress.cli.completion",
 }
 

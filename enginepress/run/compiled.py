@@ -11,7 +11,7 @@ from enginepress.errors import UsageError
 
 __all__ = ["PIPELINES", "CompileOptions", "Mount", "compile_pipeline", "local_options", "write_compiled"]
 
-PIPELINES = ("build_and_publish",)
+PIPELINES = ("build_and_publish", "rebuild_on_new_checkpoints")
 """Names of the pipelines, which are also those of their modules and compiled files."""
 
 

@@ -9,6 +9,7 @@ from enginepress.engines import get_builder
 from enginepress.errors import BuildError
 from enginepress.steps.convert import build_source
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.scratch_output import scratch_output
 from enginepress.workspace import Output
 
 
@@ -27,7 +28,8 @@ def produce_engine(job: Job, plan: Plan) -> Output:
         check_environment(plan.build_inputs().environment, environment)
         source = build_source(job, plan)
         job.note_progress("build", f"{builder.name} builds a {job.recipe.engine.precision} engine")
-        builder.build(source, output, job.recipe, job.log("build"))
+        with scratch_output(output, builder.name) as place:
+            builder.build(source, place, job.recipe, job.log("build"))
         size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
         return {
             "builder": builder.name,

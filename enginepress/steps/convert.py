@@ -8,6 +8,7 @@ from typing import Any
 from enginepress.engines import get_builder
 from enginepress.steps.download import produce_checkpoint
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.scratch_output import scratch_output
 
 
 def convert(job: Job, plan: Plan) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def build_source(job: Job, plan: Plan) -> Path:
         return checkpoint.folder
 
     def work(output: Path) -> dict[str, Any]:
-        builder.convert(checkpoint.folder, output, job.recipe, job.log("convert"))
+        with scratch_output(output, builder.name) as place:
+            builder.convert(checkpoint.folder, place, job.recipe, job.log("convert"))
         return {"checkpoint": plan.revision, "environment": builder.declared(job.recipe)}
 
     return job.workspace.produce("converted", plan.engine_key, work, about=f"conversion of {job.recipe.name}").folder

@@ -49,6 +49,7 @@ class Plan:
         revision_id: the commit, or what the source calls it.
         release: number of a release in the primary store that has this build key already; 0 if there is none.
         inputs: what the build key is made of.
+        registry: MLflow tracking URI of this run, for a recipe that names none.
     """
 
     run: str
@@ -59,6 +60,7 @@ class Plan:
     checks_digest: str
     release: int
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    registry: str = ""
 
     def to_json(self) -> str:
         return parameter_json(asdict(self))

@@ -4,6 +4,8 @@ The task checks that the recipe arrived as it was sent, dies when the process th
 ended in the workspace: kfp's local runner tells its caller only that an inner task failed.
 
     runs/<run>/<step>.json   {"step": "build", "status": "running|done|failed", "seconds": 7.1, "facts": {…}, "error": {…}}
+
+On a cluster a run builds many recipes at once, so its folder is called <pipeline's own id>-<recipe's name>.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 # What loads pydantic and more is imported by the functions: loading what a step uses is part of the step's work, and its
 # clock starts when the function is called.
 if TYPE_CHECKING:
+    from enginepress.recipe import Recipe
     from enginepress.steps.job import Job, Plan
+    from enginepress.steps.pods import Pod
 
 OWNER = "ENGINEPRESS_OWNER"
 """Environment variable with the `process.identity` of the process that runs the pipeline, if it runs on this machine."""
@@ -30,17 +34,37 @@ RUN = "ENGINEPRESS_RUN"
 """Environment variable that names the run; on a cluster the pipeline's own id does."""
 
 
-def resolve_task(recipe: str, recipe_digest: str, run: str, force: bool) -> str:
-    """The first task: makes the plan. Returns it as JSON."""
+def resolve_task(
+    recipe: str,
+    recipe_digest: str,
+    run: str,
+    force: bool,
+    image: str = "",
+    gpu_image: str = "",
+    gpu_resource: str = "",
+    gpu_count: int = 0,
+    gpu_nodes: Mapping[str, Any] | None = None,
+    registry: str = "",
+) -> tuple[Any, ...]:
+    """The first task: makes the plan. Returns it as JSON, and after it what the pods of convert, build and verify ask for,
+    field by field as `steps.pods.Pod` has them."""
+    started = time.time()
+    from enginepress.steps.pods import GPU_STEPS, WHOLE_GPU, Wishes, check_compiled, pods_for
+
+    wishes = Wishes(image, gpu_image, gpu_resource or WHOLE_GPU, int(gpu_count), dict(gpu_nodes or {}))
+    pods: dict[str, Pod] = {}
 
     def work(job: Job) -> Plan:
         from enginepress.steps.resolve import resolve
 
-        return resolve(job, force=force)
+        check_compiled(job.recipe)
+        plan = replace(resolve(job, force=force), registry=registry)
+        pods.update(pods_for(job, plan, wishes))
+        return plan
 
-    started = time.time()
-    plan: Plan = _recorded(_job(recipe, recipe_digest, os.environ.get(RUN, run)), "resolve", work, started)
-    return plan.to_json()
+    job = _job(recipe, recipe_digest, run, registry)
+    plan: Plan = _recorded(job, "resolve", work, started)
+    return plan.to_json(), *(getattr(pods[step], f.name) for step in GPU_STEPS for f in fields(pods[step]))
 
 
 def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
@@ -55,18 +79,58 @@ def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
         step: Callable[[Job, Plan], dict[str, Any]] = getattr(importlib.import_module(f"enginepress.steps.{name}"), name)
         return step(job, the_plan)
 
-    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.run), name, work, started))
+    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.run, the_plan.registry), name, work, started))
 
 
-def _job(recipe: str, recipe_digest: str, run: str) -> Job:
-    from enginepress.process import die_with
-    from enginepress.recipe_file import recipe_from_json
-    from enginepress.steps.job import Job
+def report_task(run: str, state: str, error: str) -> str:
+    """The exit handler: tells how a run ended, as Markdown."""
+    from enginepress.steps.run_report import run_report
     from enginepress.workspace import Workspace
+
+    _settle()
+    return run_report(Workspace.from_environment(), os.environ.get(RUN, run), state, error)
+
+
+def find_changed_task(folder: str, run: str) -> tuple[str, list[dict[str, str]]]:
+    """The first task of a scheduled rebuild: how the recipes of a folder stand, as JSON, and those that are to be built, each as
+    the parameters `recipe` and `recipe_digest` of build_and_publish."""
+    from enginepress.steps.find_changed import find_changed
+    from enginepress.workspace import Workspace
+
+    _settle()
+    return find_changed(folder, Workspace.from_environment(), os.environ.get(RUN, run))
+
+
+def _settle() -> None:
+    from enginepress.cluster import Cluster
+    from enginepress.process import die_with
 
     if owner := os.environ.get(OWNER):
         die_with(owner)
-    return Job(recipe_from_json(recipe, recipe_digest), Workspace.from_environment(), run)
+    if (cluster := Cluster.from_environment()) is not None:
+        cluster.settle()
+
+
+def _job(recipe: str, recipe_digest: str, run: str, registry: str) -> Job:
+    from enginepress.steps.job import Job
+    from enginepress.steps.travelling import arrived_recipe
+    from enginepress.workspace import Workspace
+
+    _settle()
+    workspace = Workspace.from_environment()
+    arrived = arrived_recipe(recipe, recipe_digest, workspace)
+    if os.environ.get(RUN):
+        run = os.environ[RUN]
+    elif not run.endswith(f"-{arrived.name}"):
+        run = f"{run}-{arrived.name}"
+    return Job(_registered(arrived, registry), workspace, run)
+
+
+def _registered(recipe: Recipe, registry: str) -> Recipe:
+    """With the run's registry, where the recipe names none."""
+    if not registry or recipe.registry.tracking_uri is not None:
+        return recipe
+    return recipe.model_copy(update={"registry": recipe.registry.model_copy(update={"tracking_uri": registry})})
 
 
 def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -> Any:
@@ -74,6 +138,7 @@ def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -
     from enginepress.errors import EnginepressError
     from enginepress.steps.job import Plan
 
+    _stop_repeating(job, name)
     record: dict[str, Any] = {"step": name, "status": "running", "started": started}
 
     def leave(**more: Any) -> None:
@@ -84,7 +149,7 @@ def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -
         result = work(job)
     except EnginepressError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        leave(status="failed", error=error.to_json(), exit_status=error.exit_status)
+        leave(status="failed", error=error.to_json(), exit_status=error.exit_status, final=isinstance(error, _final()))
         sys.exit(1)
     except Exception as error:
         trace = traceback.format_exc()
@@ -98,3 +163,29 @@ def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -
     # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
     gc.freeze()
     return result
+
+
+def _final() -> tuple[type[Exception], ...]:
+    """Errors that stay the same however often a step is tried: what was asked for is wrong, or a tool or the gate said no."""
+    from enginepress import errors
+
+    return (
+        errors.UsageError,
+        errors.RecipeError,
+        errors.UnsupportedModelError,
+        errors.UnsafePathError,
+        errors.BuildError,
+        errors.RepositoryError,
+        errors.GateError,
+    )
+
+
+def _stop_repeating(job: Job, name: str) -> None:
+    """Ends a step that Kubeflow tries again within one run although trying again cannot help. A step that was killed has left
+    `running`, so it is done again."""
+    before = job.workspace.read_json("runs", job.run, f"{name}.json")
+    if before is not None and before["status"] == "failed" and before.get("final"):
+        print(
+            f"{name}: {before['error']['message']} (this was said before, and trying again does not change it)", file=sys.stderr
+        )
+        sys.exit(1)
