@@ -1,4 +1,5 @@
 # make run        sets everything up and builds, gates, publishes and registers examples/recipes/laptop.yaml
+# make compile    writes the pipelines for a cluster to compiled/
 # make test       sets everything up and runs the tests (under 10 minutes on 2 cores)
 # make test-all   the long ones too: fault sweeps, every model family, root (under 75 minutes)
 #
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all lint types format setup benchmarks clean
+.PHONY: run test test-all lint types format setup compile benchmarks clean
 
 run: $(READY)
 	$(BIN)/enginepress run $(RECIPE) --workspace $(WORKSPACE)
@@ -34,6 +35,9 @@ format: $(READY)
 
 types: $(READY)
 	$(BIN)/python scripts/typecheck.py
+
+compile: $(READY)
+	$(BIN)/enginepress compile --output compiled
 
 benchmarks: $(READY)
 	$(BIN)/python -m benchmarks.all

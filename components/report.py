@@ -6,7 +6,7 @@ from enginepress.components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def report(run: str, status: dsl.PipelineTaskFinalStatus, summary: dsl.Output[dsl.Markdown]):
+def report(run: str, status: dsl.PipelineTaskFinalStatus, summary: dsl.Output[dsl.Markdown]) -> None:
     """How a run ended, step by step, whatever happened to it; removes what killed runs left in the workspace.
 
     Args:

@@ -55,7 +55,7 @@ def build_and_publish(options: CompileOptions, *, nested: bool = False) -> Any:
         registry_secret: str = "enginepress-registry",
         recipe_secret: str = "enginepress-recipe",
         registry: str = "",
-    ):
+    ) -> None:
         """Builds and publishes one recipe.
 
         Args:

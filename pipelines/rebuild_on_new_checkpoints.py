@@ -40,7 +40,7 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
         registry_secret: str = "enginepress-registry",
         recipe_secret: str = "enginepress-recipe",
         registry: str = "",
-    ):
+    ) -> None:
         """Builds the recipes of a folder that have something new.
 
         Args:

@@ -19,6 +19,7 @@ import os
 import shutil
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,8 +135,10 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
 
 
 def _kfp_run(recipe: Recipe, folder: Path, root: Path, force: bool) -> Exception | None:
-    """Compiles the pipeline and runs what was compiled. Everything that kfp and the tasks print goes to a log."""
-    with open(folder / "pipeline.log", "a", buffering=1) as log, contextlib.redirect_stdout(log):
+    """Compiles the pipeline and runs what was compiled. Everything that kfp and the tasks print goes to a log. What a cluster
+    would be asked for (images, memory, GPUs) means nothing here, and kfp warns of each."""
+    with open(folder / "pipeline.log", "a", buffering=1) as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         from kfp import components, local
 
         package = folder / "pipeline.yaml"

@@ -117,6 +117,7 @@ def pods_for(job: Job, plan: Plan, wishes: Wishes) -> dict[str, Pod]:
 
 def _sizes(job: Job, plan: Plan) -> FitPlan | CpuPlan:
     recipe, data = job.recipe, job.workspace.read_json("revisions", f"{plan.revision}.json")
+    assert data is not None, "resolve leaves it there"
     revision = Revision.from_json(data)
     source, names = open_source(recipe.source, cache=job.workspace.path("cache")), {file.path for file in revision.files}
     config = model_settings(

@@ -27,9 +27,10 @@ def test_the_pipeline_has_the_nine_steps_in_order(compiled: dict[str, Any]) -> N
         assert before in tasks[after]["dependentTasks"]
 
 
-def test_its_parameters_are_the_recipe_its_digest_and_force(compiled: dict[str, Any]) -> None:
+def test_only_the_recipe_must_be_given(compiled: dict[str, Any]) -> None:
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
-    assert {name: p["parameterType"] for name, p in parameters.items()} == {
+    assert {name for name, p in parameters.items() if not p.get("isOptional")} == {"recipe"}
+    assert {name: parameters[name]["parameterType"] for name in ("recipe", "recipe_digest", "force")} == {
         "recipe": "STRING",
         "recipe_digest": "STRING",
         "force": "BOOLEAN",
