@@ -50,7 +50,7 @@ def link_target(folder: Path, relative: str, *, version: str) -> Path:
     """Where the symbolic link `folder/relative` leads, if it may lead there.
 
     Allowed: a file inside the folder, or the same file of the repository that this folder was placed from, that is a target
-    with the same path in its repository, except for the number of the version folder.
+    with the same path in its repository, except for the number of the version folder and its mark in the model's name.
 
     Raises:
         UnsafePathError: if it leads anywhere else, or nowhere.
@@ -67,6 +67,8 @@ def link_target(folder: Path, relative: str, *, version: str) -> Path:
     tail = list(target.parts[-len(parts) :])
     if len(tail) > 2 and parts[1] == version and tail[1].isdigit():
         tail[1] = version
+        if parts[0] == f"{tail[0]}.r{version}":  # enginepress.repository.side_by_side
+            tail[0] = parts[0]
     if tail == parts and target.is_file():
         return target
     raise UnsafePathError(f"is a link that leads out of the repository, to {target}", where=relative)

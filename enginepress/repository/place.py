@@ -5,7 +5,8 @@ Three forms of one repository, which differ in nothing else:
     unplaced   version folders `0`, no version_policy, ensemble steps without model_version, paths `./<model>/0/…`
     release N  version folders `N`, version_policy { specific { versions: [N] } }, steps of this repository's models at
                version N, paths `./<model>/N/…`; no absolute path, so it is the same in every store
-    placed     release N with paths `<root>/./<model>/N/…`, for readers who see it at `root`
+    placed     release N with paths `<root>/./<model>/N/…`, for readers who see it at `root`; for live servers the models
+               behind others are called `<model>.rN`
 
 `place` makes the second and third from any of them, `unplaced_files` the first. Only config.pbtxt files and the path fields
 listed in `enginepress.repository.templates` are rewritten; every other file is the same file. Versions of a model are
@@ -30,6 +31,7 @@ from enginepress.repository import UNPLACED_VERSION, Placement
 from enginepress.repository.config import parse_config, print_config
 from enginepress.repository.links import LinkKind, link_file, link_target
 from enginepress.repository.proto import ModelConfig
+from enginepress.repository.side_by_side import plain_names, release_names, rename
 from enginepress.repository.templates import MARK, PATH_FILES, PATH_PARAMETERS
 
 CONFIG = "config.pbtxt"
@@ -44,13 +46,15 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def place(repository: Path, number: int, root: str | None) -> Placement:
+def place(repository: Path, number: int, root: str | None, *, side_by_side: bool = False) -> Placement:
     """The repository as release `number`, for readers who see it at `root`. Changes nothing on disk.
 
     Args:
         repository: a folder of models, in any of the three forms.
         number: from 1 up.
         root: absolute path of the placed folder for its readers; None leaves paths relative (a release).
+        side_by_side: models that only other models call carry the number in their names, so that a live server can have two
+            releases loaded (`enginepress.repository.side_by_side`).
 
     Raises:
         RepositoryError: if it is not a repository that can be placed, naming the file.
@@ -61,17 +65,24 @@ def place(repository: Path, number: int, root: str | None) -> Placement:
     unplaced = unplaced_files(repository)
     models = _models(unplaced.written)
     version = str(number)
+    names = release_names(_configs(unplaced.written, repository), number) if side_by_side else {}
 
     def path_value(value: Any) -> str | None:
         inner = own_path(value, models)
-        return None if inner is None else prefix + MARK + _with_version(inner, models, UNPLACED_VERSION, version)
+        return None if inner is None else prefix + MARK + moved(inner)
+
+    def moved(relative: str) -> str:
+        return _with_name(_with_version(relative, models, UNPLACED_VERSION, version), names)
+
+    def numbered(config: ModelConfig) -> None:
+        renumber(config, models, version)
+        rename(config, names)
 
     written = {}
     for relative, content in unplaced.written.items():
-        where = str(repository / relative)
-        new = _rewrite(relative, content, where, lambda config: renumber(config, models, version), path_value)
-        written[_with_version(relative, models, UNPLACED_VERSION, version)] = new
-    linked = {_with_version(relative, models, UNPLACED_VERSION, version): path for relative, path in unplaced.linked.items()}
+        new = _rewrite(relative, content, str(repository / relative), numbered, path_value)
+        written[moved(relative)] = new
+    linked = {moved(relative): path for relative, path in unplaced.linked.items()}
     return Placement(number, written, linked)
 
 
@@ -101,24 +112,28 @@ def _unplaced_files(repository: Path) -> Placement:
                 fix="put a file into it, for example an empty one called .keep",
             )
 
+    tops = {f"{model}/{CONFIG}": sources[f"{model}/{CONFIG}"].read_bytes() for model in sorted(models)}
+    names = plain_names(_configs(tops, repository), int(version))
+
     def path_value(value: Any) -> str | None:
         inner = own_path(value, models)
-        return None if inner is None else MARK + _with_version(inner, models, version, UNPLACED_VERSION)
+        return None if inner is None else MARK + moved(inner)
+
+    def moved(relative: str) -> str:
+        return _with_name(_with_version(relative, models, version, UNPLACED_VERSION), names)
+
+    def unnumbered(config: ModelConfig) -> None:
+        renumber(config, models, UNPLACED_VERSION)
+        rename(config, names)
 
     written: dict[str, bytes] = {}
     linked: dict[str, Path] = {}
     for relative, path in sources.items():
-        target = _with_version(relative, models, version, UNPLACED_VERSION)
         if _is_rewritten(relative):
-            written[target] = _rewrite(
-                relative,
-                path.read_bytes(),
-                str(repository / relative),
-                lambda config: renumber(config, models, UNPLACED_VERSION),
-                path_value,
-            )
+            content = tops.get(relative) or path.read_bytes()
+            written[moved(relative)] = _rewrite(relative, content, str(repository / relative), unnumbered, path_value)
         else:
-            linked[target] = path
+            linked[moved(relative)] = path
     return Placement(int(UNPLACED_VERSION), written, linked)
 
 
@@ -257,6 +272,18 @@ def _walk(repository: Path, version: str) -> Iterator[tuple[str, Path]]:
 
 def _models(paths: Mapping[str, Any]) -> set[str]:
     return {relative.split("/")[0] for relative in paths if relative.endswith("/" + CONFIG) and relative.count("/") == 1}
+
+
+def _configs(files: Mapping[str, bytes], repository: Path) -> dict[str, ModelConfig]:
+    """The models' own configs by the models' names."""
+    tops = {path: content for path, content in files.items() if path.endswith("/" + CONFIG) and path.count("/") == 1}
+    return {path.split("/")[0]: parse_config(content, str(repository / path)) for path, content in tops.items()}
+
+
+def _with_name(relative: str, names: Mapping[str, str]) -> str:
+    """`tiny-engine/7/config.json` -> `tiny-engine.r7/7/config.json`, if the names say so."""
+    top, slash, rest = relative.partition("/")
+    return names.get(top, top) + slash + rest
 
 
 def _with_version(relative: str, models: set[str], old: str, new: str) -> str:

@@ -162,7 +162,7 @@ def activate(
     def for_readers_at(root: str) -> Placement:
         repository = store.repository(model, number)
         assert repository is not None, "only a store that is a folder has activations"
-        return place(repository, number, root)
+        return place(repository, number, root, side_by_side=True)
 
     store.activate(model, channel, number, for_readers_at, expect=expect, who=who, why=why, back=back)
 

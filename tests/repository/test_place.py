@@ -50,15 +50,22 @@ def unplaced(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return _canonical(tmp_path, request.param("0"))
 
 
-@given(build=st.sampled_from(BUILDS), number=st.integers(1, 10**15), again=st.integers(1, 10**6), root=ROOTS, other=ROOTS)
+@given(
+    build=st.sampled_from(BUILDS),
+    number=st.integers(1, 10**15),
+    again=st.integers(1, 10**6),
+    root=ROOTS,
+    other=ROOTS,
+    side_by_side=st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
 def test_placing_is_undone_exactly_from_any_form(
-    build: Callable[[str], Files], number: int, again: int, root: str | None, other: str | None
+    build: Callable[[str], Files], number: int, again: int, root: str | None, other: str | None, side_by_side: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         original = _canonical(Path(scratch), build("0"))
         placed, release = Path(scratch, "placed"), Path(scratch, "release")
-        write_placement(place(original, number, root), placed)
+        write_placement(place(original, number, root, side_by_side=side_by_side), placed)
         assert _content_of(unplaced_files(placed)) == _content(original)
         assert content_digest_of(placed) == content_digest_of(original)
         # What is placed already is placed anew, as if it came from the unplaced form.
@@ -108,6 +115,28 @@ def test_every_number_is_written(unplaced: Path) -> None:
         assert list(config.version_policy.specific.versions) == [7]
         for step in config.ensemble_scheduling.step:
             assert step.model_version == 7
+
+
+def test_side_by_side_the_models_behind_others_carry_the_number_in_their_names(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path, samples.tensorrt_llm("0"))
+    placement = place(folder, 7, "/srv/models", side_by_side=True)
+    models = {path.split("/")[0] for path in _content_of(placement)}
+    behind = {"llama-engine.r7", "llama-preprocessing.r7", "llama-postprocessing.r7"}
+    assert models == {"llama", "llama-bls", *behind}
+    values = _path_values(placement)
+    assert values["llama-engine.r7/config.pbtxt:gpt_model_path"] == "/srv/models/./llama-engine.r7/7/engine"
+    assert values["llama-postprocessing.r7/config.pbtxt:tokenizer_dir"] == "/srv/models/./llama-preprocessing.r7/7/tokenizer"
+    steps = parse_config(placement.written["llama/config.pbtxt"], "llama").ensemble_scheduling.step
+    assert {step.model_name for step in steps} == behind
+    called = parse_config(placement.written["llama-bls/config.pbtxt"], "llama-bls").parameters
+    assert called["tensorrt_llm_model_name"].string_value == "llama-engine.r7"
+    for model in models:
+        assert parse_config(placement.written[f"{model}/config.pbtxt"], model).name == model
+
+
+def test_a_model_that_nobody_calls_keeps_its_name_side_by_side(tmp_path: Path) -> None:
+    folder = samples.write(tmp_path, samples.onnx("0"))
+    assert place(folder, 7, "/srv/models", side_by_side=True) == place(folder, 7, "/srv/models")
 
 
 def test_steps_of_models_that_are_elsewhere_keep_their_version(tmp_path: Path) -> None:
