@@ -236,6 +236,16 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def newest_ns(folder: Path) -> int:
+    """The latest time of change of anything in a folder; 0 if it is gone."""
+    newest = 0
+    for base, folders, files in os.walk(folder):
+        for name in [*folders, *files, "."]:
+            with contextlib.suppress(FileNotFoundError):
+                newest = max(newest, os.stat(os.path.join(base, name)).st_mtime_ns)
+    return newest
+
+
 def explain_os_error(error: OSError, doing: str, kind: type[EnginepressError], *, where: str | None = None) -> EnginepressError:
     """An OSError in the words of the person who has to mend it."""
     fixes = {

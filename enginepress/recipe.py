@@ -208,7 +208,7 @@ class Engine(_Section):
 
 
 class Serving(_Section):
-    """How Triton serves the engine. Everything here is part of the model repository."""
+    """How Triton serves the engine. Everything here but `rollout` is part of the model repository."""
 
     max_concurrent_requests: int = Field(64, ge=1, le=4096, description="More are refused with a named error.")
     max_tokens_default: int = Field(128, ge=1, le=1_000_000, description="Used when a request names no max_tokens.")
@@ -231,6 +231,11 @@ class Serving(_Section):
     )
     engine_args: dict[str, Any] = Field(
         default_factory=dict, description="llmapi: arguments of LLM(); vllm: engine arguments. By their own names."
+    )
+    rollout: Literal["reload", "restart"] | None = Field(
+        None,
+        description="How live servers change to another release: reload loads it beside the old one, restart takes one server "
+        "after the other out and in again. Default: reload where memory holds both. No part of the model repository.",
     )
 
 
@@ -431,7 +436,7 @@ class Recipe(_Section):
             "name": self.name,
             "source": {k: getattr(self.source, k) for k in ("allow_pickle", "trust_remote_code")},
             "engine": engine,
-            "serving": self.serving.model_dump(mode="json", exclude_defaults=True),
+            "serving": self.serving.model_dump(mode="json", exclude_defaults=True, exclude={"rollout"}),
         }
 
     def digest(self) -> str:

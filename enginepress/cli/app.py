@@ -25,6 +25,8 @@ COMMANDS = {
     "sign": "enginepress.cli.sign",
     "prune": "enginepress.cli.prune",
     "serve": "enginepress.cli.serve",
+    "pull": "enginepress.cli.pull",
+    "rollout": "enginepress.cli.rollout",
     "gate": "enginepress.cli.gate",
     "reference": "enginepress.cli.reference",
     "validate": "enginepress.cli.validate",

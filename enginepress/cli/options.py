@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,20 @@ def given_trust(public_key: Path | None, trusted_certificates: Path | None) -> T
     from enginepress.steps.signing import trust_from_files
 
     return trust_from_files(public_key, trusted_certificates)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, written as 30, 30s, 10m or 2h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no duration: write it as 30s, 10m or 2h", param, ctx)
+        return float(match[1]) * {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def open_workspace(path: str) -> Workspace:

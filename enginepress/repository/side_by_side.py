@@ -14,10 +14,8 @@ Release 8 then is loaded beside it, `tiny` moves to it, and the models of releas
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from enginepress.repository.proto import ModelConfig
 

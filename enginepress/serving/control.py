@@ -92,6 +92,22 @@ def load_model(connection: HttpConnection, model: str, *, repository: Path, vers
     return versions
 
 
+def load_as_it_lies(connection: HttpConnection, model: str) -> None:
+    """Loads a model from the server's own repository, if something there is newer than what the server remembers.
+
+    That is so in every activation and every pulled folder. Only an answer tells whether it has worked.
+
+    Raises:
+        ServerError: if it does not load (the old one then goes on answering).
+    """
+    path = f"/v2/repository/models/{quote(model, safe='')}/load"
+    status, answer = connection.ask("POST", path, {})
+    if status != 200:
+        said = plain_reason(error_text(status, answer))
+        fix = "start tritonserver with --model-control-mode=explicit" if "not allowed" in said else None
+        raise ServerError(f"model '{model}' did not load: {said}", where=connection.url(path), fix=fix)
+
+
 def unload_model(connection: HttpConnection, model: str) -> None:
     """Drops a model; returns when Triton has taken the request, which may be before the memory is free."""
     path = f"/v2/repository/models/{quote(model, safe='')}/unload"

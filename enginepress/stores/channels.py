@@ -24,7 +24,7 @@ from pathlib import Path
 from types import EllipsisType
 
 from enginepress.errors import StoreError
-from enginepress.files import check_relative, copy_hashed, make_folders, remove_tree, sync_folder, sync_tree
+from enginepress.files import check_relative, copy_hashed, make_folders, newest_ns, remove_tree, sync_folder, sync_tree
 from enginepress.manifest import utc_now
 from enginepress.repository import Placement
 from enginepress.stores.history import Move, append_move, read_moves
@@ -167,7 +167,7 @@ def _write(target: Path, placement: Placement, *, folder: ModelFolder, newer_tha
     make_folders(target.parent)
     stamp = time.time_ns()
     if newer_than is not None:
-        stamp = max(stamp, _newest_ns(folder.activations / newer_than.name) + _STEP_NS)
+        stamp = max(stamp, newest_ns(folder.activations / newer_than.name) + _STEP_NS)
     for relative, source in sorted(placement.linked.items()):
         path = target / check_relative(relative)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,16 +180,6 @@ def _write(target: Path, placement: Placement, *, folder: ModelFolder, newer_tha
         os.utime(path, ns=(stamp, stamp))
     sync_tree(target)
     sync_folder(target.parent)
-
-
-def _newest_ns(folder: Path) -> int:
-    """The latest time of change of anything in a folder; 0 if it is gone."""
-    newest = 0
-    for base, folders, files in os.walk(folder):
-        for name in [*folders, *files, "."]:
-            with contextlib.suppress(FileNotFoundError):
-                newest = max(newest, os.stat(os.path.join(base, name)).st_mtime_ns)
-    return newest
 
 
 def link_file(source: Path, path: Path, *, root: Path) -> None:

@@ -17,7 +17,7 @@ from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.files import FileEntry, contained_path, copy_hashed, hash_file, remove_tree, sync_folder, write_atomic
+from enginepress.files import FileEntry, contained_path, hash_file, remove_tree, sync_folder, write_atomic
 from enginepress.freed import freed_bytes
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
@@ -27,7 +27,8 @@ from enginepress.stores.fetching import PARTIAL, keep_whole
 from enginepress.stores.history import Move, read_moves
 from enginepress.stores.index import read_index
 from enginepress.stores.layout import ABANDONED_SECONDS, REMOVED, ModelFolder, check_channel, check_record, is_older, store_errors
-from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store, damaged_file
+from enginepress.stores.resuming import resume_copy
+from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store
 from enginepress.stores.strays import model_strays, store_strays
 
 
@@ -88,17 +89,13 @@ class FileStore(Store):
         manifest = self.manifest(model, number)
         source = self._folder(model).repository(number)
         with store_errors("reading a release", where=source):
-            partial = target / PARTIAL
             for entry in keep_whole(manifest, target, progress):
-                path, copy = contained_path(target, entry.path), partial / entry.sha256
-                copy.unlink(missing_ok=True)
-                found = copy_hashed(source / entry.path, copy, progress=progress)
-                if found != (entry.size, entry.sha256):
-                    raise damaged_file(f"{source}/{entry.path}", entry.sha256, found[1])
+                path, copy = contained_path(target, entry.path), target / PARTIAL / entry.sha256
+                resume_copy(source / entry.path, entry, copy, progress=progress)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(copy, path)
-            if partial.exists():
-                remove_tree(partial)
+            if (target / PARTIAL).exists():
+                remove_tree(target / PARTIAL)
         return manifest
 
     def _newest(self, model: str, field: str, value: str) -> Manifest | None:

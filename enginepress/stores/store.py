@@ -99,7 +99,11 @@ class Store(ABC):
         """Copies a release's model repository into the folder `target`, each byte checked against the manifest.
 
         A killed or failed fetch is resumed: files of the release that are whole in `target` are kept after they were hashed,
-        wrong ones are fetched anew. While it works `target` holds a folder `.fetching` besides.
+        wrong ones are removed, never written into, since they may be links, and fetched anew. While it works `target` holds a
+        folder `.fetching` besides.
+
+        Args:
+            progress: told of bytes that were there already, too. What it raises ends the fetch.
 
         Raises:
             StoreError: no such release, bytes that are not those of the manifest, or a `target` with other files in it.

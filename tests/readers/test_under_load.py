@@ -1,0 +1,43 @@
+"""Live servers change releases while clients never rest: no error, no answer of two releases, and the channel decides."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from enginepress.serving.tritonserver import TritonServer
+from enginepress.stores.filesystem import FileStore
+from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
+
+TOY_INPUTS = {"text_input": "say it", "max_tokens": 3}
+
+
+@pytest.mark.parametrize("moves", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_puller_moves_its_server_with_every_move_of_the_channel(tmp_path: Path, moves: int) -> None:
+    store = FileStore(tmp_path / "store")
+    says = {}
+    for word in ("alpha", "beta"):
+        number = publish(store, toy_release(tmp_path / word, word), toy_recipe())
+        says[str(number)] = f" {word}" * 3
+    promote(store, "toy", 1)
+    folder = tmp_path / "reader"
+    with pulling(tmp_path / "store", "toy", folder, "--grace", "0s") as puller:
+        puller.until(lambda status: status.get("release") == 1)
+        assert (folder / "ready").exists()
+    with (
+        TritonServer(folder / "current", log=tmp_path / "server.log", control_mode="explicit", exit_timeout_s=0) as server,
+        pulling(tmp_path / "store", "toy", folder, "--grace", "0s", "--triton", f"http://{server.http}") as puller,
+        Clients(server.http, "toy", TOY_INPUTS) as clients,
+    ):
+        for move in range(moves):
+            wanted = 2 - move % 2
+            promote(store, "toy", wanted)
+            puller.until(lambda status, wanted=wanted: status.get("serving") == wanted)  # type: ignore[misc]
+            assert ask(server.http, "toy", TOY_INPUTS) == (str(wanted), says[str(wanted)])
+            assert (folder / "ready").exists()
+        assert os.listdir(folder / "activations") != []
+    print(f"{clients.asked} requests during {moves} moves, {len(clients.errors)} errors")
+    assert clients.errors == []
+    assert set(clients.answers) == set(says.items())
