@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,13 @@ import pytest
 from enginepress.serving.tritonserver import TritonServer
 from enginepress.stores.filesystem import FileStore
 from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
+from tests.readers.trt_site import INPUTS, TrtRelease
+from tests.serving.trt_repository import serving_stand_ins
 
 TOY_INPUTS = {"text_input": "say it", "max_tokens": 3}
 
 
-@pytest.mark.parametrize("moves", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moves", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_puller_moves_its_server_with_every_move_of_the_channel(tmp_path: Path, moves: int) -> None:
     store = FileStore(tmp_path / "store")
     says = {}
@@ -37,7 +38,32 @@ def test_a_puller_moves_its_server_with_every_move_of_the_channel(tmp_path: Path
             puller.until(lambda status, wanted=wanted: status.get("serving") == wanted)  # type: ignore[misc]
             assert ask(server.http, "toy", TOY_INPUTS) == (str(wanted), says[str(wanted)])
             assert (folder / "ready").exists()
-        assert os.listdir(folder / "activations") != []
+    print(f"{clients.asked} requests during {moves} moves, {len(clients.errors)} errors")
+    assert clients.errors == []
+    assert set(clients.answers) == set(says.items())
+
+
+@pytest.mark.parametrize("moves", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_four_models_behind_an_ensemble_move_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trt: list[TrtRelease], moves: int
+) -> None:
+    serving_stand_ins(patch=monkeypatch)
+    store = FileStore(tmp_path / "store")
+    says = {str(publish(store, release.unplaced, release.recipe)): release.says for release in trt}
+    promote(store, "tiny", 1)
+    folder = tmp_path / "reader"
+    with pulling(tmp_path / "store", "tiny", folder) as puller:
+        puller.until(lambda status: status.get("release") == 1)
+    with (
+        TritonServer(folder / "current", log=tmp_path / "server.log", control_mode="explicit", exit_timeout_s=0) as server,
+        pulling(tmp_path / "store", "tiny", folder, "--grace", "0s", "--triton", f"http://{server.http}") as puller,
+        Clients(server.http, "tiny", INPUTS) as clients,
+    ):
+        for move in range(moves):
+            wanted = 2 - move % 2
+            promote(store, "tiny", wanted)
+            puller.until(lambda status, wanted=wanted: status.get("serving") == wanted)  # type: ignore[misc]
+            assert ask(server.http, "tiny", INPUTS) == (str(wanted), says[str(wanted)])
     print(f"{clients.asked} requests during {moves} moves, {len(clients.errors)} errors")
     assert clients.errors == []
     assert set(clients.answers) == set(says.items())

@@ -1,0 +1,247 @@
+"""A reader's folder: what is pulled is what was published, is there once, and is whole whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginepress.errors import StoreError
+from enginepress.repository.config import parse_config
+from enginepress.repository.place import content_digest_of
+from enginepress.repository.validate import validate
+from enginepress.steps.pull import PullResult, pull_release, reader_folder, wanted_release
+from enginepress.stores.filesystem import FileStore
+from enginepress.stores.pulled import PulledFolder
+from tests.readers.site import promote, publish, toy_recipe, toy_release
+from tests.repository import samples
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    """Releases 1 and 2 of the toy model, with the same weights."""
+    store = FileStore(tmp_path / "store")
+    for word in ("alpha", "beta"):
+        publish(store, toy_release(tmp_path / word, word), toy_recipe())
+    return store
+
+
+def reader(tmp_path: Path, **more: Any) -> PulledFolder:
+    return reader_folder(tmp_path / "reader", **{"root": None, "grace_s": 600.0, "keep": 1, **more})
+
+
+def pull(store: FileStore, number: int, target: PulledFolder, **more: Any) -> PullResult:
+    return pull_release(store, "toy", number, target, **more)
+
+
+def test_what_is_pulled_is_the_release_placed_for_its_folder(store: FileStore, tmp_path: Path) -> None:
+    done = pull(store, 2, reader(tmp_path))
+    assert done.folder == tmp_path / "reader" / "current"
+    assert done.changed
+    assert content_digest_of(done.folder.resolve()) == store.manifest("toy", 2).content_digest
+    assert (done.folder / "toy" / "2" / "model.py").read_text().count("beta") == 1
+    assert not any(f.level == "error" for f in validate(done.folder.resolve()).findings)
+    assert not pull(store, 2, reader(tmp_path)).changed
+
+
+def test_paths_start_where_the_reader_sees_the_folder_and_follow_when_that_changes(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    recipe = toy_recipe("llama")
+    publish(store, samples.write(tmp_path / "unplaced", samples.tensorrt_llm("0")), recipe)
+
+    def engine_path(folder: PulledFolder) -> str:
+        done = pull_release(store, "llama", 1, folder)
+        config = parse_config((done.folder / "llama-engine.r1" / "config.pbtxt").read_bytes(), "engine")
+        return str(config.parameters["gpt_model_path"].string_value)
+
+    here = engine_path(reader(tmp_path))
+    assert here.startswith(f"{tmp_path}/reader/activations/1-")
+    assert Path(here).is_dir()
+    there = engine_path(reader(tmp_path, root="/models/llama"))
+    assert there.startswith("/models/llama/activations/1-")
+    assert there.endswith("/./llama-engine.r1/1/engine")
+
+
+def test_files_that_two_releases_share_are_there_once(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    before = pull(store, 1, target).folder.resolve()
+    after = pull(store, 2, target).folder.resolve()
+    assert os.path.samefile(before / "toy/1/weights.bin", after / "toy/2/weights.bin")
+    assert not os.path.samefile(before / "toy/1/model.py", after / "toy/2/model.py")
+
+
+def test_configs_are_newer_than_all_that_was_read_before_even_if_the_clock_went_back(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    before = pull(store, 2, target).folder.resolve()
+    future = 4_000_000_000
+    os.utime(before / "toy/config.pbtxt", (future, future))
+    after = pull(store, 1, target).folder.resolve()
+    assert (after / "toy/config.pbtxt").stat().st_mtime > future
+
+
+def test_what_is_not_current_any_more_goes_after_its_grace(store: FileStore, tmp_path: Path) -> None:
+    first = pull(store, 1, reader(tmp_path)).folder.resolve()
+    pull(store, 2, reader(tmp_path))
+    assert first.is_dir()
+    past = first.stat().st_mtime - 601
+    os.utime(first, (past, past))
+    pull(store, 2, reader(tmp_path))
+    assert not first.exists()
+    assert len(os.listdir(tmp_path / "reader" / "releases")) == 2
+    pull(store, 2, reader(tmp_path, keep=0))
+    assert [name.split("-")[0] for name in os.listdir(tmp_path / "reader" / "releases")] == ["2"]
+
+
+def test_a_way_back_fetches_nothing(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path, grace_s=0.0)
+    pull(store, 1, target)
+    pull(store, 2, target)
+    shutil.rmtree(tmp_path / "store" / "toy" / "releases" / "1" / "repository" / "toy")
+    assert pull(store, 1, target).release == 1
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "remove"])
+def test_bytes_that_are_not_those_of_the_manifest_are_refused(store: FileStore, tmp_path: Path, change: str) -> None:
+    target = reader(tmp_path)
+    pull(store, 1, target)
+    path = store.repository("toy", 2) / "toy" / "2" / "model.py"
+    path.chmod(0o644)
+    data = path.read_bytes()
+    if change == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if change == "cut" else data[:-1] + b"#")
+    with pytest.raises(StoreError, match=r"model\.py"):
+        pull(store, 2, target)
+    assert target.current() is not None
+    assert (target.current_link / "toy" / "1").is_dir()
+    path.write_bytes(data)
+    assert pull(store, 2, target).release == 2
+
+
+def test_a_pulled_file_that_was_cut_from_outside_is_fetched_again(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    done = pull(store, 1, target)
+    (done.folder / "toy" / "1" / "weights.bin").chmod(0o644)
+    with open(done.folder / "toy" / "1" / "weights.bin", "wb"):
+        pass
+    done = pull(store, 1, target)
+    assert done.changed
+    assert (done.folder / "toy" / "1" / "weights.bin").read_bytes() == b"weights" * 1000
+
+
+def test_a_fetch_goes_on_where_it_was_and_keeps_what_is_whole(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    weights = os.urandom(20 * 1024 * 1024)
+    publish(store, toy_release(tmp_path / "unplaced", "alpha", weights=weights), toy_recipe())
+    target = reader(tmp_path)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(meter: object) -> None:
+        partial = next((tmp_path / "reader" / "partial").glob("*/repository/toy/1/weights.bin"), None)
+        if partial is not None and partial.stat().st_size > 8_000_000:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        pull(store, 1, target, progress=kill)
+    kept = {p: p.stat() for p in (tmp_path / "reader" / "partial").rglob("*") if p.is_file()}
+    assert 0 < sum(s.st_size for s in kept.values()) < len(weights)
+    copied = _count_bytes_written(lambda: pull(store, 1, target))
+    assert copied < len(weights) - 4_000_000
+    assert (target.current_link / "toy/1/weights.bin").read_bytes() == weights
+
+
+def _count_bytes_written(work: Callable[[], object]) -> int:
+    def written() -> int:
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(lines["wchar"])
+
+    before = written()
+    work()
+    return written() - before
+
+
+def test_what_an_interrupted_fetch_left_beside_the_release_does_not_become_part_of_it(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    digest = store.manifest("toy", 1).digest[:16]
+    left = tmp_path / "reader" / "partial" / f"1-{digest}" / "repository"
+    samples.write(left, {"toy/1/weights.bin.part": "x", "other/config.pbtxt": "x", "toy/1/model.py": "half"})
+    done = pull(store, 1, target)
+    assert sorted(os.listdir(done.folder)) == ["toy"]
+    assert sorted(os.listdir(done.folder / "toy" / "1")) == ["model.py", "weights.bin"]
+    assert content_digest_of(done.folder.resolve()) == store.manifest("toy", 1).content_digest
+
+
+def test_a_channel_that_is_not_there_is_named_with_those_that_are(store: FileStore) -> None:
+    promote(store, "toy", 2)
+    with pytest.raises(StoreError) as caught:
+        wanted_release(store, "toy", "prod")
+    assert "production (release 2)" in str(caught.value.fix)
+
+
+# Killed anywhere ------------------------------------------------------------------------------------------------------
+
+CHANGES = ("link", "symlink", "replace", "rename", "mkdir", "unlink", "rmdir", "fsync", "utime")
+
+
+def _killed_at(count: int, work: Callable[[], object]) -> bool:
+    """Does the work in a process of its own that ends, as by SIGKILL, at its count-th change of the disk. False: it finished."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == count:
+                    os._exit(9)
+                return real(*arguments, **options)
+
+            return call
+
+        try:
+            for name in CHANGES:
+                setattr(os, name, counted(getattr(os, name)))
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the pull failed at change {count}"
+    return status == 9
+
+
+def test_killed_at_any_change_the_folder_is_whole_and_the_next_pull_finishes(store: FileStore, tmp_path: Path) -> None:
+    """From release 1 to 2, killed at the first change, at the second, … ; what readers see is always one of the two, whole."""
+    wanted = {n: store.manifest("toy", n).content_digest for n in (1, 2)}
+    started = tmp_path / "started"
+    pull(store, 1, reader_folder(started, root=None, grace_s=0.0, keep=0))
+    count, done = 1, False
+    while not done:
+        folder = tmp_path / f"killed-{count}"
+        shutil.copytree(started, folder, symlinks=True)
+        target = reader_folder(folder, root=None, grace_s=0.0, keep=0)
+        done = not _killed_at(count, lambda target=target: pull(store, 2, target))  # type: ignore[misc]
+        now = target.current()
+        assert now is not None
+        assert content_digest_of(now.folder) == wanted[now.release]
+        finished = pull(store, 2, target)
+        assert content_digest_of(finished.folder.resolve()) == wanted[2]
+        assert [os.listdir(folder / part) for part in ("releases", "partial")] == [[finished_name(target)], []]
+        assert len([n for n in os.listdir(folder / "activations") if not n.startswith(".")]) == 1
+        shutil.rmtree(folder)
+        count += 1
+    assert count > 30
+
+
+def finished_name(target: PulledFolder) -> str:
+    now = target.current()
+    assert now is not None
+    return now.name
