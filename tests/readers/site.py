@@ -1,4 +1,4 @@
-"""What readers' tests need: releases that say which one they are, a store that holds them, a puller, and clients that never rest."""
+"""What readers' tests need: releases that say which one they are, a store, a puller, and clients that never rest."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from tests.stores.parts import key
 
 
 def toy_recipe(name: str = "toy", **serving: Any) -> Recipe:
-    return Recipe.model_validate(
-        {"name": name, "source": "file:///checkpoint", "serving": serving, "stores": ["file:///store"]}
-    )
+    return Recipe.model_validate({"name": name, "source": "file:///checkpoint", "serving": serving, "stores": ["file:///store"]})
 
 
 def toy_release(folder: Path, says: str, *, name: str = "toy", weights: bytes = b"weights" * 1000, pace_s: float = 0.0) -> Path:
