@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from enginepress.cli.options import Duration, json_option
+from enginepress.cli.options import Duration, given_trust, json_option, trust_options
 
 if TYPE_CHECKING:
     from enginepress.steps.meter import Meter
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--triton", help="Move this server, which serves the folder, to each release as well: http://localhost:8000.")
 @click.option("--grace", type=Duration(), default="10m", show_default=True, help="How long what is not current any more stays.")
 @click.option("--keep", type=click.IntRange(min=0), default=1, show_default=True, help="Earlier releases kept for a way back.")
+@trust_options
 @json_option
 def pull(
     store: str,
@@ -47,6 +48,8 @@ def pull(
     triton: str | None,
     grace: float,
     keep: int,
+    public_key: Path | None,
+    trusted_certificates: Path | None,
     as_json: bool,
 ) -> None:
     """Bring a release of MODEL from STORE (file:///srv/models, s3://bucket/prefix) into a folder of this machine.
@@ -66,6 +69,7 @@ def pull(
     if root is not None and not root.startswith("/"):
         raise UsageError("is not an absolute path", where="--root")
     opened = open_reader_store(store)
+    trust = given_trust(public_key, trusted_certificates)
     target = reader_folder(folder, root=root, grace_s=grace, keep=keep)
     stop = threading.Event()
     if watch:
@@ -73,7 +77,7 @@ def pull(
         from enginepress.steps.watch_channel import Follower, Watch
 
         server = server_addresses([triton])[0] if triton is not None else None
-        followed = Watch(model, str(channel), every_s=max(0.05, every), jitter=jitter, server=server)
+        followed = Watch(model, str(channel), every_s=max(0.05, every), jitter=jitter, server=server, trust=trust)
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, lambda *_: stop.set())
         _say(f"following channel {channel} of {model} in {opened.url}")
@@ -82,7 +86,7 @@ def pull(
         return
     number = release or wanted_release(opened, model, str(channel))
     show = _Progress()
-    done = pull_release(opened, model, number, target, channel=channel, told=_say, progress=show)
+    done = pull_release(opened, model, number, target, channel=channel, trust=trust, told=_say, progress=show)
     show.end()
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=2))

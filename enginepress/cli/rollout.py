@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from enginepress.cli.options import Duration, json_option, load_target, target_argument
+from enginepress.cli.options import Duration, given_trust, json_option, load_target, target_argument, trust_options
 
 
 @click.command(short_help="Move live Triton servers to a release, without a failed request.")
@@ -25,6 +26,7 @@ from enginepress.cli.options import Duration, json_option, load_target, target_a
 @click.option("--drain", type=Duration(), default="30s", show_default=True, help="What load balancers take to see readiness.")
 @click.option("--wait", type=Duration(), default="10m", show_default=True, help="What a server's own folder may take to change.")
 @click.option("--finish", type=Duration(), default="10m", show_default=True, help="What the longest answer may take.")
+@trust_options
 @json_option
 def rollout(
     target: str,
@@ -36,6 +38,8 @@ def rollout(
     drain: float,
     wait: float,
     finish: float,
+    public_key: Path | None,
+    trusted_certificates: Path | None,
     as_json: bool,
 ) -> None:
     """Move live servers to a release of TARGET (a recipe file, or STORE/MODEL).
@@ -48,6 +52,7 @@ def rollout(
     from enginepress.serving.rollout import Patience
     from enginepress.steps.pull import wanted_release
     from enginepress.steps.rollout import roll_out, server_addresses
+    from enginepress.steps.signing import trust_of
     from enginepress.stores.open import open_store
 
     if channel is not None and release is not None:
@@ -62,6 +67,7 @@ def rollout(
         server_addresses(servers),
         mode=mode,  # type: ignore[arg-type]  # click has checked it
         allow_downtime=allow_downtime,
+        trust=given_trust(public_key, trusted_certificates) or trust_of(recipe),
         patience=Patience(answer=finish, drain=drain),
         wait_s=wait,
         told=lambda line: click.echo(line, err=True),

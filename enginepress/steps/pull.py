@@ -16,7 +16,9 @@ from enginepress.recipe import Store as StoreSettings
 from enginepress.recipe_file import absolute_file_url
 from enginepress.repository import Placement
 from enginepress.repository.place import place
+from enginepress.signing import Trust
 from enginepress.steps.meter import Meter
+from enginepress.steps.signing import require_signature, stored_trust
 from enginepress.stores.open import open_store
 from enginepress.stores.pulled import Pulled, PulledFolder
 from enginepress.stores.store import Progress, Store
@@ -86,13 +88,21 @@ def wanted_release(store: Store, model: str, channel: str) -> int:
     return number
 
 
-def release_manifest(store: Store, model: str, number: int) -> Manifest:
+def release_manifest(store: Store, model: str, number: int, trust: Trust | None = None) -> Manifest:
     """The manifest that a reader is going to believe. Whatever a reader demands of a release is checked here, before its bytes.
+
+    Args:
+        trust: whose signature it must carry; None: what the store's own recipe demands.
 
     Raises:
         StoreError: no such release, or a damaged manifest.
+        SignatureError: it is not signed by whom it must be.
     """
-    return store.manifest(model, number)
+    manifest = store.manifest(model, number)
+    require_signature(store, model, number, trust or stored_trust(store, model))
+    if store.manifest(model, number).digest != manifest.digest:
+        raise StoreError(f"release {number} of {model} was replaced while it was looked at", where=store.url, fix="pull again")
+    return manifest
 
 
 def pull_release(
@@ -102,18 +112,21 @@ def pull_release(
     target: PulledFolder,
     *,
     channel: str | None = None,
+    trust: Trust | None = None,
     told: Callable[[str], None] = lambda _line: None,
     progress: Callable[[Meter], None] = lambda _meter: None,
 ) -> PullResult:
     """Makes the folder hold this release. What is there already is kept, and nothing is done if all of it is.
 
     Args:
+        trust: whose signature the release must carry; None: what the store's own recipe demands.
         progress: called with how far the fetch is, several times a second. What it raises ends the fetch; the next one goes on.
 
     Raises:
         StoreError: no such release, bytes that are not those of its manifest, disk full. The folder keeps what it had.
+        SignatureError: it is not signed by whom it must be.
     """
-    manifest = release_manifest(store, model, number)
+    manifest = release_manifest(store, model, number, trust)
     before = target.current()
 
     def fetch(folder: Path, count: Progress) -> Manifest:

@@ -24,6 +24,7 @@ from enginepress.recipe import Recipe
 from enginepress.serving import rollout as live
 from enginepress.serving.client import Question
 from enginepress.serving.dialect import dialect_of
+from enginepress.signing import Trust
 from enginepress.steps.pull import release_manifest
 from enginepress.stores.store import Store
 
@@ -134,6 +135,7 @@ def roll_out(
     *,
     mode: Mode | None = None,
     allow_downtime: bool = False,
+    trust: Trust | None = None,
     patience: live.Patience = live.PATIENCE,
     wait_s: float = 600.0,
     told: Told = lambda _line: None,
@@ -144,6 +146,7 @@ def roll_out(
         servers: addresses, as `server_addresses` gives them.
         mode: instead of what `rollout_mode` finds.
         allow_downtime: restart even if there is only one server.
+        trust: whose signature the release must carry; None: what the store's own recipe demands.
         wait_s: how long a server's own folder may take to get there.
 
     Raises:
@@ -151,7 +154,7 @@ def roll_out(
         ServerError: a server that did not get there. Those before it are on the new release, those after it on the old one;
             run again to go on.
     """
-    manifest = release_manifest(store, model, number)
+    manifest = release_manifest(store, model, number, trust)
     target = target_of(manifest, _earlier(store, model, number))
     found, why = rollout_mode(manifest)
     chosen = mode or found

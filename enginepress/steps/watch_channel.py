@@ -20,6 +20,7 @@ from enginepress.errors import EnginepressError
 from enginepress.files import write_unsynced
 from enginepress.manifest import Manifest, utc_now
 from enginepress.serving import rollout as live
+from enginepress.signing import Trust
 from enginepress.steps.meter import Meter
 from enginepress.steps.pull import pull_release, wanted_release
 from enginepress.steps.rollout import rollout_mode, target_of
@@ -42,6 +43,7 @@ class Watch:
         every_s: seconds between two looks; each is longer or shorter by up to the share `jitter`, so that many readers do not
             come at once.
         server: address of the Triton that serves this folder, to be moved as well; None leaves it alone.
+        trust: whose signature releases must carry; None: what the store's own recipe demands.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Watch:
     every_s: float = 30.0
     jitter: float = 0.2
     server: str | None = None
+    trust: Trust | None = None
     patience: live.Patience = live.PATIENCE
 
     def pause(self) -> float:
@@ -106,6 +109,7 @@ class Follower:
             wanted,
             self._target,
             channel=self._watch.channel,
+            trust=self._watch.trust,
             told=self._told,
             progress=self._fetching,
         )
