@@ -29,6 +29,7 @@ from enginepress.files import commit_folder, contained_path, newest_ns, remove_t
 from enginepress.locks import Lock
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
+from enginepress.stores.fetching import PARTIAL
 from enginepress.stores.layout import store_errors
 from enginepress.stores.store import Progress
 
@@ -159,6 +160,7 @@ class PulledFolder:
             os.rename(target, partial)
         repository = partial / "repository"
         repository.mkdir(parents=True, exist_ok=True)
+        _remove_foreign(repository, manifest)
         self._link_known(manifest, repository)
         self._check_space(manifest, repository, fetching=name)
         fetched = fetch(repository, progress or (lambda _count: None))
@@ -168,7 +170,6 @@ class PulledFolder:
                 where=str(repository),
                 fix="pull again",
             )
-        _remove_foreign(repository, manifest)
         write_atomic(partial / "manifest.json", manifest.to_text())
         sync_tree(partial)
         commit_folder(partial, target)
@@ -194,6 +195,7 @@ class PulledFolder:
             with contextlib.suppress(OSError):
                 needed -= min(entry.size, (repository / entry.path).stat().st_size)
             needed += entry.size
+        needed -= sum(path.stat().st_size for path in (repository / PARTIAL).glob("*"))
         if needed > self._free():
             # Releases kept for a quick way back go before a pull fails, and so do other unfinished ones.
             self._clean(keep=0, fetching=fetching)
@@ -308,13 +310,13 @@ def _different(repository: Path, manifest: Manifest) -> bool:
 
 
 def _remove_foreign(repository: Path, manifest: Manifest) -> None:
-    """Files that are not in the manifest, and folders without any that is: what an interrupted fetch may have left."""
+    """What is not of the release: such files, and folders without any that is. What is being fetched stays."""
     known = {entry.path for entry in manifest.files}
     for base, folders, names in os.walk(repository, topdown=False):
         for name in names:
-            path = Path(base, name)
-            if path.relative_to(repository).as_posix() not in known:
-                path.unlink()
+            relative = Path(base, name).relative_to(repository).as_posix()
+            if relative not in known and not relative.startswith(f"{PARTIAL}/"):
+                Path(base, name).unlink()
         for name in folders:
             with contextlib.suppress(OSError):
                 Path(base, name).rmdir()
