@@ -13,6 +13,7 @@ import pytest
 from enginepress.errors import SourceError
 from enginepress.sources import RemoteFile, Revision
 from enginepress.sources.huggingface import HuggingFaceSource
+from enginepress.sources.transfer.streams import Streams
 from tests.sources.fetching import QUICK, fetch
 from tests.sources.hub_server import Fault, HubServer
 from tests.sources.tiny import checkpoint
@@ -94,6 +95,24 @@ def test_a_server_that_ignores_ranges_needs_one_request_after_it_is_found_out(la
     large.fetch(tmp_path / "out", streams=4)
     assert (tmp_path / "out").read_bytes() == large.data
     assert len(large.ranges()) <= 5
+    assert _left(tmp_path) == ["out"]
+
+
+def test_a_stream_that_comes_too_late_does_not_fail_a_file_that_is_whole(
+    large: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the hash may have seen the last byte and its thread not have ended yet."""
+    follow = Streams._follow
+
+    def end_slowly(streams: Streams) -> None:
+        follow(streams)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(Streams, "_follow", end_slowly)
+    # One stream gets the whole file, while another waits for its part of it.
+    large.hub.faults += [Fault(WEIGHTS), Fault(WEIGHTS, ignore_range=True), Fault(WEIGHTS, delay=0.5)]
+    large.fetch(tmp_path / "out", streams=3)
+    assert (tmp_path / "out").read_bytes() == large.data
     assert _left(tmp_path) == ["out"]
 
 

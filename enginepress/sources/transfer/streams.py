@@ -128,11 +128,13 @@ class Streams:
             future.add_done_callback(self._wake)
         with self._lock:
             while True:
-                for future in futures:
-                    if future.done():
+                hashing, *helping = futures
+                if hashing.done():  # only the hash's end ends it: it may be far behind the streams
+                    return hashing.result()
+                for future in helping:
+                    # Once the hash has seen the last byte, a stream that still was at something has nothing to say.
+                    if future.done() and not self._over:
                         future.result()
-                if futures[0].done():
-                    return  # only the hash's end ends it: it may be far behind the streams
                 if self._shared.stop.is_set():
                     raise Stopped
                 self._changed.wait(1.0)
