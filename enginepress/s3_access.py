@@ -21,7 +21,7 @@ from enginepress.sources.transfer.http import retry_after
 
 TIMEOUT_SECONDS = 30
 
-_PASSING = ("SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "ThrottlingException")
+_PASSING = ("SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ThrottlingException")
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,9 @@ def _refusal(response: Mapping[str, Any], where: str, words: Words) -> Exception
         )
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return words.kind(f"the server does not accept these credentials ({code})", where=where, fix=words.credentials)
+    if code == "RequestTimeTooSkewed":
+        problem = "this machine's clock is more than 15 minutes from the server's"
+        return words.kind(problem, where=where, fix="set the clock (NTP does it), then run again")
     if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return words.kind(f"the credentials have expired ({code})", where=where, fix="log in again, then run again")
     if code == "NoSuchBucket":

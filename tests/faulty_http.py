@@ -45,6 +45,8 @@ class Fault:
         ignore_range: the whole file is sent although a part was asked for.
         shift_range: another part of the file than the one asked for is sent, and said to be.
         body: this instead of what would have been answered.
+        reset: the connection is closed before anything is done.
+        lost: what is asked for is done, and the connection closed without an answer (S3Server).
         times: for so many requests; -1 for all.
     """
 
@@ -59,6 +61,8 @@ class Fault:
     ignore_range: bool = False
     shift_range: int = 0
     body: bytes | None = None
+    reset: bool = False
+    lost: bool = False
     times: int = 1
 
 
@@ -160,9 +164,12 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if fault is None:
             return False
         time.sleep(fault.delay)
+        if fault.reset:
+            self.hang_up()
+            return True
         if fault.status is not None:
             more = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            self.send(fault.status, b"as ordered", more)
+            self.send(fault.status, fault.body or b"as ordered", more)
             return True
         if fault.body is not None:
             self.send(200, fault.body, {"Content-Type": "application/json"})

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from tests.faulty_http import Fault, FaultyHandler, FaultyServer
+from tests.faulty_http import Fault, FaultyHandler, FaultyServer, Request
 from tests.s3_server.signature import Refused, check_signature
 
 _HASHES: dict[str, Callable[[bytes], bytes]] = {
@@ -158,6 +158,9 @@ class S3Server(FaultyServer):
         objects = (v for b in self.buckets.values() for versions in b.objects.values() for v in versions if v is not None)
         return sum(len(v.data) for v in objects) + sum(len(p) for u in self.uploads.values() for p in u.parts.values())
 
+    def after_request(self, seen: Request) -> None:
+        """Called when a request was carried out, before it is answered and before any other. For tests to replace."""
+
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def answer(self, handler: FaultyHandler) -> None:
@@ -170,6 +173,7 @@ class S3Server(FaultyServer):
             data, checksums = _received(handler.seen.headers, raw, self.compares)
             with self._lock:
                 reply = self._route(handler, name, key, data, checksums)
+                self.after_request(handler.seen)
         except Refused as refused:
             body = f"<Error><Code>{refused.code}</Code><Message>{refused.code}</Message></Error>".encode()
             return handler.send(refused.status, body, {"Content-Type": "application/xml"})
@@ -183,10 +187,16 @@ class S3Server(FaultyServer):
         self, handler: FaultyHandler, name: str, key: str, data: bytes, checksums: Mapping[str, str]
     ) -> Callable[[], None]:
         """Does what is asked for and returns the function that answers: the lock is not held while bytes are sent."""
-        method, query = handler.command, handler.seen.query
-        fault = self.fault(key or "/") if method not in ("GET", "HEAD") or not key else None
-        if fault is not None and (fault.status is not None or fault.body is not None):
+        method = handler.command
+        at_once = method not in ("GET", "HEAD") or not key  # faults of an object's bytes are for `_get`
+        fault = self.fault(key or "/") or self.fault(f"{method} {key}") if at_once else None
+        if fault is not None and (fault.status is not None or fault.body is not None or fault.reset):
             return lambda: handler.broken(fault) and None
+        reply = self._act(handler, name, key, data, checksums)
+        return reply if fault is None or not fault.lost else handler.hang_up
+
+    def _act(self, handler: FaultyHandler, name: str, key: str, data: bytes, checksums: Mapping[str, str]) -> Callable[[], None]:
+        method, query = handler.command, handler.seen.query
         if method == "PUT" and not key:
             if "versioning" in query:
                 self._bucket(name).versioned = b"Enabled" in data
@@ -240,7 +250,7 @@ class S3Server(FaultyServer):
             raise Refused("PreconditionFailed", 412)
         asked = handler.seen.headers.get("x-amz-checksum-mode") == "ENABLED" and "range" not in handler.seen.headers
         headers = _headers(found, checksums=asked and self.publishes)
-        fault = self.fault(key) or Fault("")
+        fault = self.fault(key) or self.fault(f"{handler.command} {key}") or Fault("")
         data = found.data
         return lambda: handler.send_data(data, headers, fault)
 

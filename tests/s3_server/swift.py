@@ -1,10 +1,7 @@
 """OpenStack Swift with its S3 interface, from PyPI, as processes: an S3 server that others wrote.
 
-    python -m venv swift && swift/bin/pip install swift setuptools
-    ENGINEPRESS_SWIFT=swift python -m pytest tests/sources/test_s3_swift.py
-
-It wants an environment of its own, and so it is no part of the usual tests. One device, one replica, no memcache; the key is
-`test:tester`, the secret `testing`.
+It is one of the packages for development; ENGINEPRESS_SWIFT names another environment that has it. One device, one replica,
+no memcache; the key is `test:tester`, the secret `testing`.
 """
 
 from __future__ import annotations
@@ -13,12 +10,13 @@ import os
 import pwd
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
 
 VARIABLE = "ENGINEPRESS_SWIFT"
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
 
 _FILTERS = {
     "catch_errors": "",
@@ -38,8 +36,8 @@ _FILTERS = {
 
 def installed() -> Path | None:
     """The environment with Swift, or None."""
-    place = os.environ.get(VARIABLE, "")
-    return Path(place).resolve() if place and Path(place, "bin", "swift-proxy-server").exists() else None
+    place = os.environ.get(VARIABLE) or sys.prefix
+    return Path(place).resolve() if Path(place, "bin", "swift-proxy-server").exists() else None
 
 
 class SwiftServer:

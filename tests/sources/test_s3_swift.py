@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
     place = installed()
     if place is None:
-        pytest.skip(f"{VARIABLE} names no environment with Swift")
+        pytest.skip(f"Swift is not installed (pip install swift), and {VARIABLE} names no environment that has it")
     with SwiftServer(place, tmp_path_factory.mktemp("swift")) as server:
         yield server
 

@@ -21,7 +21,7 @@ from enginepress.stores.s3.client import Missing, StoreClient, Unmet
 from enginepress.stores.s3.digests import digest_parameters
 from enginepress.stores.s3.layout import FORMAT, REPOSITORY, ModelKeys, number_of
 from enginepress.stores.s3.probe import Guarantees
-from enginepress.stores.s3.publishers import Publisher, forget_hints
+from enginepress.stores.s3.publishers import Publisher, forget_hints, read_hints
 from enginepress.stores.s3.reading import sha256_of_object
 from enginepress.stores.s3.sending import MIB, Item, Sender, Sent, Twin, read_back, with_twins
 from enginepress.stores.store import Describe, PlaceAs, Progress
@@ -76,6 +76,9 @@ def publish(
             while True:
                 manifest = _described(site, wanted, sent, describe)
                 publisher.check()
+                if publisher.resumed:  # the dead publisher may have been about to commit it under another build key
+                    stale = read_hints(site.client, site.keys, publisher.name)
+                    forget_hints(site.client, stale, manifest.to_text().encode())
                 if _commit(site, publisher.name, manifest, sent):
                     break
                 if number is not None:
