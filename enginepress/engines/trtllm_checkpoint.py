@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginepress.engines.trtllm_layout import FLOATS, LLAMA, QWEN, Need, is_known, read_shape, tensors_of_rank
+from enginepress.engines.trtllm_layout import (
+    FLOATS,
+    LLAMA,
+    QWEN,
+    Need,
+    Shape,
+    blocks_of,
+    is_known,
+    read_shape,
+    tensors_of_rank,
+)
 from enginepress.errors import BuildError, SourceError
 from enginepress.sources.safetensors_header import Tensor, read_header
 
@@ -100,11 +110,13 @@ def check_checkpoint(folder: Path) -> list[Problem]:
         except SourceError as error:
             problems.append(Problem(file.name, error.message))
     shape = read_shape(config)
+    problems += _check_blocks(shape)
     exact = is_known(shape.architecture, shape.algorithm) and not (shape.experts and shape.algorithm)
     for rank, tensors in headers.items():
         if exact:
             problems += _check_exact(rank, tensors, tensors_of_rank(shape, rank % (shape.tp * shape.pp)))
         problems += _check_factors(rank, tensors, shape.algorithm, shape.kv_cache)
+        problems += _check_companions(rank, tensors, config.get("quantization") or {})
     problems += _check_peers(headers, shape.tp)
     return problems
 
@@ -190,6 +202,9 @@ def _check_quantization(quantization: object) -> Iterator[Problem]:
         value = quantization.get(key)
         if value is not None and (not isinstance(value, str) or value not in known):
             yield Problem(f"config.json: quantization.{key}", f"is {value!r}; known are " + ", ".join(sorted(known)))
+    for key in ("has_zero_point", "pre_quant_scale"):
+        if not isinstance(quantization.get(key, False), (bool, type(None))):
+            yield Problem(f"config.json: quantization.{key}", f"is {quantization[key]!r}, where true or false is needed")
     group = quantization.get("group_size")
     if group is not None and (not isinstance(group, int) or isinstance(group, bool) or group < 1):
         yield Problem("config.json: quantization.group_size", f"is {group!r}, where a number of at least 1 is needed")
@@ -293,6 +308,56 @@ def _check_factors(rank: int, tensors: Mapping[str, Tensor], algorithm: str | No
                     f"{file}: {base}kv_cache_scaling_factor",
                     f"is missing, and config.json says that the KV cache is {kv_cache} (quantization.kv_cache_quant_algo)",
                 )
+
+
+_BY_GROUPS = ("W4A16_AWQ", "W4A8_AWQ", "W4A16_GPTQ", "W8A16_GPTQ")
+
+
+def _check_companions(rank: int, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any]) -> Iterator[Problem]:
+    """Zero points and scales of inputs are there if, and only if, config.json says so, for weights scaled by groups
+    (tensorrt_llm/quantization/layers.py: `zero` and `pre_quant_scale` of WeightOnlyGroupwiseQuantLinear)."""
+    algorithm, file = quantization.get("quant_algo"), f"rank{rank}.safetensors"
+    zeros, before = bool(quantization.get("has_zero_point")), quantization.get("pre_quant_scale")
+    for name in tensors:
+        base, _, last = name.rpartition(".")
+        if last == "zero" and algorithm in _BY_GROUPS and not zeros:
+            yield Problem(f"{file}: {name}", "holds zero points, and config.json has none (quantization.has_zero_point)")
+        if last == "weight" and algorithm is not None and tensors[name].dtype not in _SMALL:
+            for factor in ("weights_scaling_factor", "weights_scaling_factor_2", "activation_scaling_factor"):
+                if f"{base}.{factor}" in tensors:
+                    yield Problem(f"{file}: {name}", f"is {tensors[name].dtype}, not quantized, and has a {factor}")
+                    break
+        if last != "weights_scaling_factor" or algorithm not in _BY_GROUPS:
+            continue
+        if zeros and f"{base}.zero" not in tensors:
+            yield Problem(f"{file}: {base}.zero", "is missing, and config.json says that there are (quantization.has_zero_point)")
+        if before is True and f"{base}.prequant_scaling_factor" not in tensors:
+            yield Problem(
+                f"{file}: {base}.prequant_scaling_factor",
+                "is missing, and config.json says that inputs are scaled (quantization.pre_quant_scale)",
+            )
+        if before is False and f"{base}.prequant_scaling_factor" in tensors:
+            yield Problem(
+                f"{file}: {base}.prequant_scaling_factor",
+                "is there, and config.json says that inputs are not scaled (quantization.pre_quant_scale)",
+            )
+
+
+def _check_blocks(shape: Shape) -> Iterator[Problem]:
+    block = blocks_of(shape)
+    if not block or shape.experts or not is_known(shape.architecture, None):
+        return
+    for name, columns in (
+        ("hidden_size", shape.hidden),
+        ("num_attention_heads x head_size", shape.heads // shape.tp * shape.head_size),
+        ("intermediate_size", shape.intermediate // shape.tp),
+    ):
+        if columns % block:
+            yield Problem(
+                "config.json: quantization.group_size",
+                f"is {block}, which does not divide {columns} ({name}" + (" of a rank)" if shape.tp > 1 else ")"),
+            )
+            return
 
 
 def _check_peers(headers: Mapping[int, Mapping[str, Tensor]], tp: int) -> Iterator[Problem]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 LLAMA = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "GraniteForCausalLM"})
@@ -60,6 +61,14 @@ class Shape:
     group: int
     excluded: tuple[str, ...]
 
+    def quantizes(self, *modules: str) -> bool:
+        """Whether the weights of a module are quantized; `modules`: its names, any of which `exclude_modules` may mean
+        (shell patterns: TensorRT-LLM, models/modeling_utils.py, `QuantConfig.is_module_excluded_from_quantization`).
+        """
+        if self.algorithm is None:
+            return False
+        return not any(fnmatchcase(module, pattern) for module in modules for pattern in self.excluded)
+
     @property
     def qwen3(self) -> bool:
         return self.architecture == "Qwen3ForCausalLM"
@@ -85,13 +94,26 @@ def tensors_of_rank(shape: Shape, rank: int) -> dict[str, Need]:
     needs: dict[str, Need] = {}
     if stage == 0:
         needs["transformer.vocab_embedding.weight"] = _plain(shape, *_embedding(shape))
-    for layer in range(len(_stage_layers(shape.layers, shape.pp, stage))):
-        needs.update({f"transformer.layers.{layer}.{name}": need for name, need in _layer(shape)})
+    for layer, of_all in enumerate(_stage_layers(shape.layers, shape.pp, stage)):
+        needs.update({f"transformer.layers.{layer}.{name}": need for name, need in _layer(shape, layer, of_all)})
     if stage == shape.pp - 1:
         needs["transformer.ln_f.weight"] = _plain(shape, shape.hidden)
-        head = _plain(shape, math.ceil(shape.vocab / shape.tp), shape.hidden)
-        # One table for both: left out where the embedding lies in the same file.
-        needs["lm_head.weight"] = Need(head.dtypes, head.shapes, optional=stage == 0)
+        needs |= _head(shape, shared=stage == 0)
+    return needs
+
+
+def _head(shape: Shape, *, shared: bool) -> dict[str, Need]:
+    """Args:
+    shared: one table for embedding and head may do, and the head be left out: they lie in the same file.
+    """
+    rows = math.ceil(shape.vocab / shape.tp)
+    plain = _plain(shape, rows, shape.hidden)
+    needs = {"lm_head.weight": replace(plain, optional=shared)}
+    # Left alone unless a list of exceptions lacks it (quantize.py: --quantize_lm_head); older tools leave it out of the list.
+    if shape.excluded and shape.quantizes("lm_head"):
+        for name, need in _linear(shape, "lm_head", rows, shape.hidden, quantized=True):
+            both = Need((*plain.dtypes, *need.dtypes), (*plain.shapes, *need.shapes), shared)
+            needs[name] = both if name == "lm_head.weight" else replace(need, optional=True)
     return needs
 
 
@@ -110,13 +132,21 @@ def _embedding(shape: Shape) -> tuple[int, int]:
     return shape.vocab, shape.hidden // shape.tp
 
 
-def _layer(shape: Shape) -> Iterator[tuple[str, Need]]:
+def _layer(shape: Shape, layer: int, of_all: int) -> Iterator[tuple[str, Need]]:
+    """Args:
+    layer, of_all: its number within the stage, and within the model: which of them an exception means is not known.
+    """
+
+    def linear(name: str, rows: int, columns: int) -> Iterator[tuple[str, Need]]:
+        quantized = shape.quantizes(f"transformer.layers.{layer}.{name}", f"transformer.layers.{of_all}.{name}")
+        return _linear(shape, name, rows, columns, quantized=quantized)
+
     queries = shape.heads // shape.tp * shape.head_size
     keys = max(1, shape.kv_heads // shape.tp) * shape.head_size
     yield "input_layernorm.weight", _plain(shape, shape.hidden)
     yield "post_layernorm.weight", _plain(shape, shape.hidden)
-    yield from _linear(shape, "attention.qkv", queries + 2 * keys, shape.hidden)
-    yield from _linear(shape, "attention.dense", shape.hidden, queries)
+    yield from linear("attention.qkv", queries + 2 * keys, shape.hidden)
+    yield from linear("attention.dense", shape.hidden, queries)
     if shape.attn_bias:
         yield "attention.qkv.bias", _plain(shape, queries + 2 * keys)
         if shape.architecture not in QWEN:
@@ -137,10 +167,10 @@ def _layer(shape: Shape) -> Iterator[tuple[str, Need]]:
         return
     inner = shape.intermediate // shape.tp
     for name in ("mlp.fc", "mlp.gate"):
-        yield from _linear(shape, name, inner, shape.hidden)
+        yield from linear(name, inner, shape.hidden)
         if shape.mlp_bias:
             yield f"{name}.bias", _plain(shape, inner)
-    yield from _linear(shape, "mlp.proj", shape.hidden, inner)
+    yield from linear("mlp.proj", shape.hidden, inner)
     if shape.mlp_bias:
         yield "mlp.proj.bias", _plain(shape, shape.hidden)
 
@@ -153,8 +183,8 @@ def _experts(shape: Shape) -> Iterator[tuple[str, Need]]:
     yield "mlp.proj.weight", _plain(shape, experts, shape.hidden, inner)
 
 
-def _linear(shape: Shape, name: str, rows: int, columns: int) -> Iterator[tuple[str, Need]]:
-    algorithm = shape.algorithm
+def _linear(shape: Shape, name: str, rows: int, columns: int, *, quantized: bool) -> Iterator[tuple[str, Need]]:
+    algorithm = shape.algorithm if quantized else None
     weight = f"{name}.weight"
     one = ((1,), ())
     if algorithm is None:
@@ -188,6 +218,13 @@ def _linear(shape: Shape, name: str, rows: int, columns: int) -> Iterator[tuple[
 
 def _plain(shape: Shape, *sizes: int) -> Need:
     return Need((FLOATS[shape.dtype],), (sizes,))
+
+
+def blocks_of(shape: Shape) -> int:
+    """Columns of a weight that share a scaling factor; 0 where none do."""
+    if shape.algorithm == "NVFP4":
+        return 16
+    return shape.group if shape.algorithm in ("W4A16_AWQ", "W4A8_AWQ", "W4A16_GPTQ", "W8A16_GPTQ") else 0
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape:

@@ -26,7 +26,7 @@ LLAMA: dict[str, Any] = {
     "vocab_size": 10,
     "hidden_size": 256,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "head_size": 64,
     "intermediate_size": 512,
@@ -117,9 +117,9 @@ def test_llama_on_two_gpus_has_the_shapes_that_the_documentation_gives() -> None
     """Numbers worked out by hand, against the layout itself."""
     ranks = ranks_of(config_of(BIASED, tp=2))
     assert ranks[0] == ranks[1]
-    assert ranks[0]["transformer.layers.1.attention.qkv.weight"] == ("F16", (2 * 64 + 2 * 64, 256))
-    assert ranks[0]["transformer.layers.1.attention.qkv.bias"] == ("F16", (256,))
-    assert ranks[0]["transformer.layers.0.attention.dense.weight"] == ("F16", (256, 128))
+    assert ranks[0]["transformer.layers.1.attention.qkv.weight"] == ("F16", (4 * 64 + 2 * 64, 256))
+    assert ranks[0]["transformer.layers.1.attention.qkv.bias"] == ("F16", (384,))
+    assert ranks[0]["transformer.layers.0.attention.dense.weight"] == ("F16", (256, 256))
     assert ranks[0]["transformer.layers.0.attention.dense.bias"] == ("F16", (256,))
     assert ranks[0]["transformer.layers.0.mlp.fc.weight"] == ("F16", (256, 256))
     assert ranks[0]["transformer.layers.0.mlp.gate.bias"] == ("F16", (256,))
@@ -175,6 +175,69 @@ def test_key_and_value_caches_may_be_scaled_each() -> None:
         del rank[name]
         rank[name.replace("kv_cache", "k_cache")] = rank[name.replace("kv_cache", "v_cache")] = ("F32", (1,))
     assert problems(config, [rank]) == []
+
+
+def excluding(config: dict[str, Any], *patterns: str, **more: Any) -> dict[str, Any]:
+    return {**config, "quantization": {**config["quantization"], "exclude_modules": list(patterns), **more}}
+
+
+@pytest.mark.parametrize("algorithm", ["FP8", "W4A16_AWQ", "NVFP4"])
+def test_modules_that_are_excluded_are_not_quantized_and_all_others_are(algorithm: str) -> None:
+    config = excluding(config_of(LLAMA, algorithm=algorithm), "lm_head", "transformer.layers.1.mlp.*", "*.attention.dense")
+    ranks = ranks_of(config)
+    assert problems(config, ranks) == []
+    for name in ("transformer.layers.1.mlp.fc", "transformer.layers.0.attention.dense"):
+        assert ranks[0][f"{name}.weight"][0] == "F16"
+        assert f"{name}.weights_scaling_factor" not in ranks[0]
+    assert "transformer.layers.0.mlp.fc.weights_scaling_factor" in ranks[0]
+    everything = config_of(LLAMA, algorithm=algorithm)
+    assert any("transformer.layers.1.mlp.fc.weight" in found for found in problems(config, ranks_of(everything)))
+    assert any("transformer.layers.1.mlp.fc.weight" in found for found in problems(everything, ranks))
+
+
+def test_a_head_may_be_quantized_where_no_exception_names_it() -> None:
+    config = excluding(config_of(LLAMA, algorithm="FP8"), "transformer.layers.0.attention.*")
+    (rank,) = ranks_of(config)
+    plain = {name: tensor for name, tensor in rank.items() if not name.startswith("lm_head")}
+    plain["lm_head.weight"] = ("F16", (10, 256))
+    assert problems(config, [plain]) == [], "left alone all the same"
+    factors: Tensors = {"lm_head.weights_scaling_factor": ("F32", (1,)), "lm_head.activation_scaling_factor": ("F32", (1,))}
+    quantized: Tensors = {**plain, "lm_head.weight": ("F8_E4M3", (10, 256)), **factors}
+    assert problems(config, [quantized]) == []
+    assert any("lm_head" in found for found in problems(excluding(config, "lm_head"), [quantized]))
+    assert any("not quantized, and has a" in found for found in problems(config, [{**plain, **factors}]))
+
+
+@pytest.mark.parametrize(
+    ("said", "before", "zero", "found"),
+    [
+        ({"has_zero_point": True, "pre_quant_scale": True}, True, True, None),
+        ({"has_zero_point": True}, True, False, "attention.qkv.zero: is missing"),
+        ({"has_zero_point": False}, True, True, "holds zero points, and config.json has none"),
+        ({"pre_quant_scale": True}, False, False, "prequant_scaling_factor: is missing"),
+        ({"pre_quant_scale": False}, True, False, "says that inputs are not scaled"),
+        ({"has_zero_point": "no"}, True, False, "has_zero_point: is 'no'"),
+    ],
+)
+def test_what_goes_with_groups_of_weights_is_as_the_config_says(
+    said: dict[str, Any], before: bool, zero: bool, found: str | None
+) -> None:
+    """Of an architecture whose tensors are not all known, so that nothing else finds it."""
+    config = config_of({**LLAMA, "architecture": "FalconForCausalLM"}, algorithm="W4A16_AWQ")
+    config["quantization"] |= said
+    rank: Tensors = {}
+    for name in ("transformer.layers.0.attention.qkv.", "transformer.layers.1.mlp.fc."):
+        rank |= {f"{name}weight": ("I8", (64, 256)), f"{name}weights_scaling_factor": ("F16", (128, 2))}
+        rank |= {f"{name}prequant_scaling_factor": ("F16", (256,))} if before else {}
+        rank |= {f"{name}zero": ("F16", (128, 2))} if zero else {}
+    told = problems(config, [rank])
+    assert told == [] if found is None else any(found in text for text in told), told
+
+
+def test_groups_that_do_not_divide_a_weight_are_found_in_the_config() -> None:
+    config = config_of(LLAMA, algorithm="W4A16_AWQ")
+    told = problems({**config, "quantization": {**config["quantization"], "group_size": 96}}, ranks_of(config))
+    assert any("quantization.group_size: is 96, which does not divide 256" in text for text in told)
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def _check_together(
         refuse("user_buffer", "user_buffer needs reduce_fusion", fix="leave it out, or set reduce_fusion: enable")
     if on("reduce_fusion") and (engine.parallelism.tensor == 1 or architecture_name(config) != "LlamaForCausalLM"):
         refuse("reduce_fusion", "reduce_fusion is for LlamaForCausalLM over several GPUs; it is ignored", fix="leave it out")
-    for flag in ("dora_plugin", "lora_dir", "lora_target_modules"):
+    for flag in ("dora_plugin", "lora_dir", "lora_target_modules", "max_lora_rank", "lora_ckpt_source"):
         if on(flag) and not on("lora_plugin"):
             refuse(flag, f"{flag} has no effect without lora_plugin", fix="set lora_plugin: auto as well")
     if on("fast_build") and engine.precision in ("int8", "int4"):

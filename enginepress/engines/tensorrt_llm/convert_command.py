@@ -51,6 +51,7 @@ _PARALLEL = {
     "moe_ep_size": "moe_expert",
 }
 _NO_CHECKPOINT = "leave it out: it makes no checkpoint that could be built"
+_NO_EFFECT = "leave it out: it is for quantizations that are not made here, whose groups come with the checkpoint"
 _HAND_MADE = "leave it out: shapes are taken from the checkpoint's config.json"
 
 GOVERNED: dict[str, str] = {
@@ -90,6 +91,9 @@ GOVERNED: dict[str, str] = {
     "ckpt_type": "leave it out: checkpoints are in Hugging Face's format",
     "export_format": "use engine.builder: llmapi, which quantizes to Hugging Face's format",
     "save_config_only": _NO_CHECKPOINT,
+    **dict.fromkeys(("per_group", "group_size"), _NO_EFFECT),
+    **dict.fromkeys(("decoder_type", "calib_tp_size", "calib_pp_size"), "leave it out: it is for NeMo's checkpoints"),
+    "medusa_model_dir": "leave it out: the heads would come from a folder that is no part of the recipe's source",
     **dict.fromkeys(
         (
             "vocab_size",
@@ -107,6 +111,9 @@ GOVERNED: dict[str, str] = {
             "rotary_base",
             "rotary_dim",
             "rotary_scaling",
+            "moe_num_experts",
+            "moe_top_k",
+            "moe_renorm_mode",
         ),
         _HAND_MADE,
     ),
@@ -175,8 +182,9 @@ def plan_conversion(
         if calibrates:
             arguments |= _calibration(recipe, tool)
     merged = merge_options(arguments, engine.options.convert, tool, _governed(recipe), where="engine.options.convert")
-    if tool is script:
-        _check_companions(merged)
+    _check_companions(merged)
+    if tool is not script:
+        _check_quantize(merged, config, recipe)
     return Conversion(family, tool.tool, merged, calibrates)
 
 
@@ -338,17 +346,58 @@ def _check_companions(arguments: Mapping[str, str | None]) -> None:
         ("--per_token", "--smoothquant"),
         ("--use_meta_fp8_rowwise_recipe", "--use_fp8_rowwise"),
         ("--disable_weight_only_quant_plugin", "--use_weight_only"),
+        ("--embedding_sharding_dim", "--use_parallel_embedding"),
+        *((f"--{name}", "--medusa_model_dir") for name in _MEDUSA),
     ):
         if name in arguments and partner not in arguments:
             plain = name.lstrip("-")
             raise RecipeError(
                 f"{name} has no effect without {partner}", where=f"engine.options.convert.{plain}", fix="leave it out"
             )
-    if "--load_by_shard" in arguments and "--smoothquant" in arguments:
+    for one, other in (("--load_by_shard", "--smoothquant"), ("--load_by_shard", "--load_model_on_cpu")):
+        if one in arguments and other in arguments:
+            raise RecipeError(
+                f"{one} and {other} exclude each other: the script silently takes the first",
+                where=f"engine.options.convert.{(one if other == '--smoothquant' else other).lstrip('-')}",
+                fix="leave one of them out",
+            )
+
+
+_MEDUSA = ("num_medusa_heads", "num_medusa_layers", "max_draft_len", "medusa_hidden_act", "quant_medusa_head")
+_AWQ = ("int4_awq", "w4a8_awq")
+_AWQ_BLOCKS = ("64", "128")
+"""For which TensorRT-LLM has kernels (fpA_intB_gemm_template.h)."""
+
+_PADDED_TO = 64
+
+
+def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, Any], recipe: Recipe) -> None:
+    """What quantize.py ignores, or does without a word."""
+    precision, block = recipe.engine.precision, arguments.get("--awq_block_size")
+    if block is not None and precision not in _AWQ:
         raise RecipeError(
-            "--load_by_shard and --smoothquant exclude each other",
-            where="engine.options.convert.load_by_shard",
-            fix="leave one of them out",
+            f"--awq_block_size has no effect on {precision}", where="engine.options.convert.awq_block_size", fix="leave it out"
+        )
+    if block is not None and block not in _AWQ_BLOCKS:
+        raise RecipeError(
+            f"--awq_block_size is {block}, and TensorRT-LLM has kernels for {' and '.join(_AWQ_BLOCKS)}",
+            where="engine.options.convert.awq_block_size",
+            fix=f"set it to {' or '.join(_AWQ_BLOCKS)}, or leave it out",
+        )
+    if "--quantize_lm_head" in arguments and precision not in CALIBRATED:
+        raise RecipeError(
+            f"--quantize_lm_head has no effect on {precision}",
+            where="engine.options.convert.quantize_lm_head",
+            fix="leave it out",
+        )
+    vocabulary = config.get("vocab_size")
+    if precision in _AWQ and isinstance(vocabulary, int) and vocabulary % _PADDED_TO:
+        # modelopt/torch/export/postprocess.py, `pad_embedding_lm_head`: rows of zeros, whose logits are 0 and not minus infinity
+        raise RecipeError(
+            f"for {precision} quantize.py pads the vocabulary of {vocabulary} to a multiple of {_PADDED_TO}, with tokens that do "
+            "not exist and that could be sampled",
+            where="engine.precision",
+            fix="use int4, fp8 or int8, or engine.builder: llmapi",
         )
 
 

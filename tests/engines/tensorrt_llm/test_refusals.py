@@ -137,6 +137,51 @@ from tests.engines.tensorrt_llm.samples import CALIBRATION, config, recipe
             "is no number",
             None,
         ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"load_by_shard": True, "load_model_on_cpu": True}}},
+            "engine.options.convert.load_model_on_cpu",
+            "exclude each other: the script silently takes the first",
+            "one of them",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"options": {"convert": {"embedding_sharding_dim": 1}}},
+            "engine.options.convert.embedding_sharding_dim",
+            "no effect without --use_parallel_embedding",
+            "leave",
+        ),
+        ("LlamaForCausalLM", "1.2.1", {"options": {"convert": {"per_group": True}}}, None, "not set here", "not made here"),
+        ("LlamaForCausalLM", "1.2.1", {"options": {"convert": {"group_size": 64}}}, None, "not set here", "come with the"),
+        ("LlamaForCausalLM", "1.2.1", {"options": {"convert": {"moe_top_k": 2}}}, None, "not set here", "config.json"),
+        *(
+            (
+                "LlamaForCausalLM",
+                "1.2.1",
+                {"precision": precision, "calibration": CALIBRATION, "options": {"convert": {option: value}}},
+                f"engine.options.convert.{option}",
+                message,
+                fix,
+            )
+            for precision, option, value, message, fix in (
+                ("fp8", "awq_block_size", 64, "no effect on fp8", "leave"),
+                ("int4_awq", "awq_block_size", 32, "is 32, and TensorRT-LLM has kernels for 64 and 128", "64 or 128"),
+                ("fp8", "num_medusa_heads", 2, "no effect without --medusa_model_dir", "leave"),
+                ("fp8", "medusa_model_dir", "/heads", "not set here", "no part of the recipe's source"),
+                ("fp8", "decoder_type", "llama", "not set here", "NeMo"),
+                ("fp8", "qformat", "nvfp4", "not set here", "engine.precision"),
+            )
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"kv_cache": "fp8", "calibration": CALIBRATION, "options": {"convert": {"quantize_lm_head": True}}},
+            "engine.options.convert.quantize_lm_head",
+            "no effect on float16",
+            "leave",
+        ),
     ],
 )
 def test_a_conversion_that_no_tool_does_is_refused(
@@ -150,9 +195,18 @@ def test_a_conversion_that_no_tool_does_is_refused(
         assert fix in (caught.value.fix or "")
 
 
+@pytest.mark.parametrize("precision", ["int4_awq", "w4a8_awq"])
+def test_a_vocabulary_that_awq_would_pad_with_tokens_that_do_not_exist_is_refused(precision: str) -> None:
+    asked = recipe(precision=precision, calibration=CALIBRATION)
+    with pytest.raises(RecipeError, match="pads the vocabulary of 32001 to a multiple of 64"):
+        plan_conversion(config(vocab_size=32001), asked, version="1.2.1")
+    plan_conversion(config(vocab_size=32064), asked, version="1.2.1")
+
+
 @pytest.mark.parametrize(
     ("engine", "field", "message"),
     [
+        ({"options": {"build": {"max_lora_rank": 8}}}, "engine.options.build.max_lora_rank", "no effect without lora_plugin"),
         ({"limits": {"max_sequence_length": 8192}}, "engine.limits.max_sequence_length", "8192 is more than the 4096"),
         ({"limits": {"max_sequence_length": 64, "max_input_length": 65}}, "engine.limits.max_input_length", "65 tokens"),
         (
