@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from enginepress.engines import can_build, gpus, versions
+from enginepress.engines import arguments, can_build, gpus, versions
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
@@ -48,6 +48,7 @@ def check_checkpoint(config: Mapping[str, Any], recipe: Recipe, name: Name, *, u
     quantization = quantization_of(config)
     if quantization is not None:
         _check_quantized(quantization, config, recipe, name)
+    arguments.check(config, recipe, name, quantization, container)
     check_parallelism(read_shape(config), recipe)
     return container
 

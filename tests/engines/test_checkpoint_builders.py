@@ -134,6 +134,19 @@ def test_calibration_that_nobody_needs_is_refused() -> None:
         ("llmapi", {"kv_cache_config": {"free_gpu_memory_fraction": 0}}, "above 0 and at most 1", None),
         ("llmapi", {"kv_cache_config": {"max_token": 7}}, "not known to have 'max_token'", "did you mean 'max_tokens'?"),
         ("llmapi", {"kv_cache_config": {"path": "${HOME}"}}, "placeholders are not filled", "write the value itself"),
+        ("llmapi", {"kv_cache_config": {"dtype": "int8"}}, "must be one of: auto, fp8, nvfp4", None),
+        ("llmapi", {"scheduler_config": {"capacity_scheduler_policy": "max_utilization"}}, "MAX_UTILIZATION", None),
+        ("llmapi", {"moe_config": {"backends": "TRTLLM"}}, "not known to have 'backends'", "did you mean 'backend'?"),
+        ("llmapi", {"cuda_graph_config": {"batch_sizes": [1], "max_batch_size": 8}}, "exclude each other", None),
+        ("llmapi", {"cuda_graph_config": {"enable_padding": "yes"}}, "must be true or false", None),
+        ("llmapi", {"peft_cache_config": {"device_cache_percentage": 0.1}}, "not known", "did you mean 'device_cache_percent'?"),
+        ("llmapi", {"speculative_config": {"decoding_type": "Medusa", "max_draft_len": 3}}, "must be one of: MTP, Eagle", None),
+        ("llmapi", {"speculative_config": {"speculative_model_dir": "/draft"}}, "says no decoding_type", None),
+        ("llmapi", {"speculative_config": {"decoding_type": "Eagle", "max_draft_len": 3}}, "needs speculative_model_dir", None),
+        ("llmapi", {"load_format": "dummy"}, "must be one of: auto", None),
+        ("vllm", {"load_format": "dummy"}, "must be one of: auto", None),
+        ("vllm", {"skip_tokenizer_init": True}, "must be one of: false", None),
+        ("vllm", {"task": "embed"}, "must be one of: auto, generate", None),
         ("llmapi", {"cuda_graphs_config": {}}, "no", "did you mean 'cuda_graph_config'?"),
     ],
 )
@@ -163,6 +176,56 @@ def test_fields_of_the_recipe_become_the_arguments_that_are_set_elsewhere(builde
     assert (made["tensor_parallel_size"], made["pipeline_parallel_size"], made["dtype"]) == (2, 2, "bfloat16")
     assert made["trust_remote_code"] is False
     assert set(made) <= set(load_arguments(builder).elsewhere) | load_arguments(builder).known  # type: ignore[arg-type]
+
+
+H100, A100 = {"name": "H100-SXM5-80GB"}, {"name": "A100-SXM4-80GB"}
+AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
+
+
+@pytest.mark.parametrize(
+    ("builder", "config", "engine", "given", "where", "said"),
+    [
+        (
+            "llmapi",
+            {},
+            {"gpu": H100, "precision": "fp8", "kv_cache": "fp8", "calibration": {"data": "/texts.txt"}},
+            {"kv_cache_config": {"dtype": "nvfp4"}},
+            "kv_cache_config.dtype",
+            "is nvfp4, and engine.kv_cache asks for fp8",
+        ),
+        ("llmapi", {}, {"gpu": H100}, {"kv_cache_config": {"dtype": "nvfp4"}}, "kv_cache_config.dtype", "on H100-SXM5-80GB"),
+        ("vllm", {}, {"gpu": H100}, {"quantization": "awq"}, "quantization", "is awq, and the checkpoint is not quantized"),
+        ("vllm", AWQ, {"gpu": H100}, {"quantization": "gptq"}, "quantization", "is gptq, and the checkpoint is quantized by AWQ"),
+        (
+            "vllm",
+            {},
+            {"gpu": H100, "limits": {"max_sequence_length": 512, "max_num_tokens": 256}},
+            {"enable_chunked_prefill": False},
+            "enable_chunked_prefill",
+            "vLLM would not start",
+        ),
+    ],
+)
+def test_arguments_that_contradict_the_recipe_or_the_checkpoint_are_refused(
+    builder: str, config: dict[str, Any], engine: dict[str, Any], given: dict[str, Any], where: str, said: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        get_builder(builder).check({**CONFIG, **config}, recipe(builder, engine=engine, engine_args=given))
+    assert (caught.value.where, said in caught.value.message) == (f"serving.engine_args.{where}", True), str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("builder", "config", "given"),
+    [
+        ("llmapi", {}, {"kv_cache_config": {"dtype": "fp8"}}),
+        ("vllm", {}, {"quantization": "fp8"}),
+        ("vllm", AWQ, {"quantization": "awq_marlin"}),
+        ("vllm", {}, {"enable_chunked_prefill": False}),
+    ],
+)
+def test_arguments_that_agree_with_both_are_taken(builder: str, config: dict[str, Any], given: dict[str, Any]) -> None:
+    get_builder(builder).check({**CONFIG, **config}, recipe(builder, engine={"gpu": H100}, engine_args=given))
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ class Arguments:
 
     known: frozenset[str]
     elsewhere: Mapping[str, str]
-    types: Mapping[str, str | list[str]]
+    types: Mapping[str, str | list[Any]]
     inside: Mapping[str, list[str]]
+    inside_types: Mapping[str, str | list[Any]]
     sources: tuple[str, ...]
 
 
@@ -36,7 +37,12 @@ def load_arguments(builder: Literal["llmapi", "vllm"]) -> Arguments:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     table = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), Loader=loader)[builder]
     return Arguments(
-        frozenset(table["known"]), table["elsewhere"], table["types"], table.get("inside", {}), tuple(table["sources"])
+        frozenset(table["known"]),
+        table["elsewhere"],
+        table["types"],
+        table.get("inside", {}),
+        table.get("inside_types", {}),
+        tuple(table["sources"]),
     )
 
 
@@ -63,9 +69,42 @@ def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm
                     where=f"{where}.{inner}",
                     fix=nearest(str(inner), arguments.inside[name]),
                 )
+        for inner, content in value.items() if isinstance(value, dict) else ():
+            _check_type(content, arguments.inside_types.get(f"{name}.{inner}"), f"{where}.{inner}")
+    _check_together(given)
 
 
-def _check_type(value: Any, wanted: str | list[str] | None, where: str) -> None:
+def _check_together(given: Mapping[str, Any]) -> None:
+    """What the LLM API and vLLM refuse when they load, or ignore (tensorrt_llm/llmapi/llm_args.py)."""
+    graphs = given.get("cuda_graph_config")
+    if isinstance(graphs, dict) and graphs.get("batch_sizes") and graphs.get("max_batch_size"):
+        raise RecipeError(
+            "batch_sizes and max_batch_size exclude each other", where=f"{WHERE}.cuda_graph_config", fix="leave one of them out"
+        )
+    speculation = given.get("speculative_config")
+    if not isinstance(speculation, dict):
+        return
+    kind = speculation.get("decoding_type")
+    if "decoding_type" in speculation or "speculative_model_dir" in speculation:
+        if kind is None:
+            raise RecipeError(
+                "says no decoding_type, so what it speculates by is not known", where=f"{WHERE}.speculative_config", fix="set it"
+            )
+        for needed in _SPECULATION_NEEDS.get(kind, ()):
+            if speculation.get(needed) is None:
+                raise RecipeError(
+                    f"decoding_type {kind} needs {needed}", where=f"{WHERE}.speculative_config.{needed}", fix="set it"
+                )
+
+
+_SPECULATION_NEEDS = {
+    "Eagle": ("max_draft_len", "speculative_model_dir"),
+    "DraftTarget": ("max_draft_len", "speculative_model_dir"),
+    "NGram": ("max_draft_len",),
+}
+
+
+def _check_type(value: Any, wanted: str | list[Any] | None, where: str) -> None:
     if wanted is None or value is None:
         return
     if wanted == "bool":
@@ -74,8 +113,12 @@ def _check_type(value: Any, wanted: str | list[str] | None, where: str) -> None:
     elif wanted == "mapping":
         if not isinstance(value, dict):
             raise RecipeError(f"is {value!r}; it must be a mapping of names to values", where=where)
-    elif value not in wanted:
-        raise RecipeError(f"is {value!r}; it must be one of: {', '.join(wanted)}", where=where)
+    elif not any(value == choice and type(value) is type(choice) for choice in wanted):
+        raise RecipeError(f"is {value!r}; it must be one of: {', '.join(map(_shown, wanted))}", where=where)
+
+
+def _shown(choice: Any) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
 def _check_value(value: Any, name: str, where: str) -> None:
