@@ -39,7 +39,9 @@ def main() -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     start = time.monotonic()
-    settings = Settings(arguments.device, arguments.tiny, scratch, start + 60 * arguments.minutes - 10, arguments.cases)
+    settings = Settings(
+        arguments.device, arguments.tiny, scratch, start + 60 * arguments.minutes - 10, arguments.cases, arguments.skip
+    )
     found: dict[str, Any] = {"device": arguments.device, "tiny": arguments.tiny, "parts": {}}
     try:
         for name in arguments.only:
@@ -59,6 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help="parts, by commas")
     parser.add_argument("--minutes", type=float, default=6.0, help="what is not done by then is left out")
     parser.add_argument("--cases", type=int, default=100, help="at most so many conversions, the most important first")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of them, which an earlier run has done")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a test of this script")
     arguments = parser.parse_args()

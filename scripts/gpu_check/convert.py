@@ -113,7 +113,7 @@ def convert(settings: Settings) -> dict[str, Any]:
     sides = {"gpu": settings.device, "cpu": "cpu"}
     orders = {side: _order(settings, side, texts) for side in sides}
     processes = {side: _worker(orders[side], device, settings) for side, device in sides.items()}
-    pending = list(CASES[: settings.cases])
+    pending = list(_chosen(settings))
     while pending and settings.left() > SPARE:
         done = {side: _results(settings, side) for side in sides}
         ended = all(process.poll() is not None for process in processes.values())
@@ -133,6 +133,10 @@ def convert(settings: Settings) -> dict[str, Any]:
     found["whole_way"] = _whole_way(settings, texts) if settings.left() > 0 else {"ok": False, "error": "no time was left"}
     found["ok"] = found["whole_way"]["ok"] and not pending and all(case["ok"] for case in found["cases"].values())
     return found
+
+
+def _chosen(settings: Settings) -> tuple[Case, ...]:
+    return CASES[settings.skipped :][: settings.cases]
 
 
 def _texts(folder: Path) -> Path:
@@ -157,7 +161,7 @@ def _recipe(case: Case, texts: Path) -> Any:
     if builder == "tensorrt_llm":
         engine["converter"] = "modelopt"
     if case.kv_cache or FORMATS[case.precision].calibrated:
-        engine["calibration"] = {"data": str(texts), "samples": 32, "max_length": 128, "batch_size": 4}
+        engine["calibration"] = {"data": str(texts), "samples": 32, "max_length": 128, "batch_size": 16}
     return Recipe.model_validate({"name": "check", "source": "file:///checkpoint", "stores": ["file:///store"], "engine": engine})
 
 
@@ -166,8 +170,8 @@ def _order(settings: Settings, side: str, texts: Path) -> Path:
     from enginepress.engines import modelopt
 
     jobs = []
-    for number, case in enumerate(CASES[: settings.cases]):
-        checkpoint, output = settings.scratch / case.checkpoint, settings.scratch / side / str(number)
+    for case in _chosen(settings):
+        checkpoint, output = settings.scratch / case.checkpoint, settings.scratch / side / str(CASES.index(case))
         config = json.loads((checkpoint / "config.json").read_text())
         recipe = _recipe(case, texts)
         check = modelopt.check_tensorrt_llm if case.form == "tensorrt_llm" else modelopt.check_hugging_face
@@ -241,19 +245,22 @@ def _whole_way(settings: Settings, texts: Path) -> dict[str, Any]:
     output, log = settings.scratch / "whole", settings.scratch / "whole.log"
     output.mkdir()
     start = time.monotonic()
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # The package may not be installed here, and ModelOpt's process runs in a folder of its own.
+    changed = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    if settings.device == "cpu":
+        changed["CUDA_VISIBLE_DEVICES"] = ""
+    before = {name: os.environ.get(name) for name in changed}
     try:
-        if settings.device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.update(changed)
         modelopt.to_tensorrt_llm(settings.scratch / "llama", output, _recipe(Case("llama", "fp8", kv_cache="fp8"), texts), log)
         found: dict[str, Any] = {"ok": True, "files": sorted(p.name for p in output.iterdir())}
     except EnginepressError as error:
         found = {"ok": False, "error": f"{error} ({error.fix})"[:TEXT_END]}
     finally:
-        if before is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         shutil.rmtree(output, ignore_errors=True)
     return {**found, "seconds": round(time.monotonic() - start, 2), "log": _tail(log)}
 

@@ -22,7 +22,7 @@ class Settings:
         tiny: sizes with which everything runs in a minute on two cores.
         scratch: an empty folder for checkpoints.
         deadline: of `time.monotonic()`.
-        cases: how many conversions are done, the most important first.
+        skipped, cases: of the conversions, the most important first, so many are left out and so many done.
     """
 
     device: str
@@ -30,6 +30,7 @@ class Settings:
     scratch: Path
     deadline: float
     cases: int
+    skipped: int = 0
 
     def left(self) -> float:
         """Seconds."""
