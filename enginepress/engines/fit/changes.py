@@ -118,6 +118,7 @@ class _Search:
                 yield from map(self.whole, self.by_rows())
             return
         for kind in (
+            self.higher_cap,
             self.larger_share,
             self.fewer_tokens,
             self.more_tokens,
@@ -175,12 +176,30 @@ class _Search:
             if self.fits(change):
                 yield change
 
+    def higher_cap(self) -> Iterator[Change]:
+        """No limit of the cache beside its share, where the recipe's is too small for one request."""
+        cap = self.plan.cap
+        if cap is None:
+            return
+        section, _, name = cap.field.removeprefix("serving.").partition(".")
+        values = getattr(self.recipe.serving, section)
+        outer, _, inner = name.partition(".")
+        left = {key: value for key, value in values.items() if key != outer}
+        if inner:
+            left[outer] = {key: value for key, value in values[outer].items() if key != inner}
+        change = Change(((f"serving.{section}", left),), f"without {name}, which limits the KV cache")
+        if self.fits(change):
+            yield change
+
     def larger_share(self) -> Iterator[Change]:
         """More memory for the cache, where the recipe gives it less than is usual."""
         field = {"vllm": "engine_args.gpu_memory_utilization", "tensorrt_llm": "parameters.kv_cache_free_gpu_mem_fraction"}
-        name = field.get(self.recipe.engine.builder)
-        if name is not None and cache_share(self.recipe) < USUAL_SHARE:
-            change = Change(((f"serving.{name}", USUAL_SHARE),), "the usual share of memory")
+        name = field.get(self.recipe.engine.builder, "engine_args.kv_cache_config")
+        if cache_share(self.recipe) < USUAL_SHARE:
+            value: Any = USUAL_SHARE
+            if self.recipe.engine.builder == "llmapi":
+                value = {**self.recipe.serving.engine_args["kv_cache_config"], "free_gpu_memory_fraction": USUAL_SHARE}
+            change = Change(((f"serving.{name}", value),), "the usual share of memory")
             if self.fits(change):
                 yield change
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import Shape
-from enginepress.engines.fit.cache import BLOCK_TOKENS, Cache, cache_of
+from enginepress.engines.fit.cache import BLOCK_TOKENS, Cache, Cap, cache_of, cap_of
 from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.host import Host, host_of
 from enginepress.engines.fit.parallelism import parallelism_problems
@@ -33,6 +33,7 @@ class FitPlan:
 
     Attributes:
         memory: of one GPU, as nvidia-smi says.
+        cap: what the recipe limits the cache to, where that is less than its share of the memory.
         cache_pool: for the KV cache; negative if not even the rest fits.
         request: KV cache of one request of full length; `request_all` on all ranks together.
         sequence: tokens of a request of full length. batch: requests asked for at once.
@@ -67,6 +68,7 @@ class FitPlan:
     largest_sequence: int
     largest_sequence_at_batch: int
     host: Host
+    cap: Cap | None = None
     problems: tuple[Problem, ...] = ()
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
@@ -151,6 +153,11 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
     overhead = overhead_of(recipe, gpu.memory_bytes)
     pool = cache_pool(recipe, gpu.memory_bytes, weights.rank + activations, overhead)
     request = cache.rank_request(sequence, limits.max_beam_width)
+    cap = cap_of(recipe, cache)
+    if cap is not None and cap.bytes < pool:
+        pool = cap.bytes
+    else:
+        cap = None
     largest_batch = max(0, pool // request) if request else 0
 
     def longest(requests: int) -> int:
@@ -178,6 +185,7 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
         largest_sequence=longest(1),
         largest_sequence_at_batch=longest(limits.max_batch_size),
         host=host_of(recipe, weights, quantized=shape.quantization is not None),
+        cap=cap,
     )
     problems = [
         *_limit_problems(plan),
@@ -316,6 +324,16 @@ def _publication_problems(recipe: Recipe) -> list[Problem]:
 def _memory_problems(plan: FitPlan) -> list[Problem]:
     if plan.cache_pool >= plan.request:
         return []
+    if plan.cap is not None:
+        least = plan.cache.kept(plan.sequence) * plan.recipe.engine.limits.max_beam_width
+        return [
+            Problem(
+                plan.cap.field,
+                f"limits the KV cache to {plan.cap.said}, {gib(plan.cap.bytes)} a rank, and one request of {plan.sequence} "
+                f"tokens needs {gib(plan.request)}",
+                f"leave it out, or raise it to {least:.0f} tokens, {plan.request} bytes, or more",
+            )
+        ]
     fixed = plan.weights.rank + plan.activations + plan.overhead
     world = plan.world_size
     on = f"each of {world} {plan.gpu.name}" if world > 1 else plan.gpu.name
@@ -372,6 +390,10 @@ def _notes(plan: FitPlan) -> list[str]:
         )
     if plan.longest_prompt < min(plan.recipe.engine.limits.max_input_length or plan.sequence, plan.sequence - 1):
         notes.append(f"longer prompts than {plan.longest_prompt} tokens are refused, since {_whole(plan)}")
+    if plan.cap is not None:
+        notes.append(f"{plan.cap.field} limits the KV cache to {plan.cap.said}, less than its share of the memory")
+    if draft := _draft_model(plan.recipe):
+        notes.append(f"the draft model of {draft} is not in this plan: neither its weights nor its KV cache")
     if plan.shape.windowed_layers and plan.cache.window is None:
         notes.append(
             f"{plan.shape.windowed_layers} of {plan.shape.layers} layers look back {plan.shape.window} tokens only; the cache is "
@@ -390,6 +412,15 @@ def _notes(plan: FitPlan) -> list[str]:
     if engine.gpu is not None and engine.gpu.nodes > 1:
         notes.append("on several nodes the release is unserved: nothing has asked it anything before it is published")
     return notes
+
+
+def _draft_model(recipe: Recipe) -> str | None:
+    """The argument that names a second model, which speculates."""
+    arguments = recipe.serving.engine_args
+    speculation = arguments.get("speculative_config")
+    if isinstance(speculation, dict) and any(speculation.get(name) for name in ("model", "speculative_model_dir")):
+        return "serving.engine_args.speculative_config"
+    return "serving.engine_args.speculative_model" if arguments.get("speculative_model") else None
 
 
 def gib(number: float) -> str:

@@ -48,6 +48,19 @@ def expert_split(parallelism: Parallelism) -> ExpertSplit:
     return ExpertSplit(moe_tensor, moe_expert if moe_expert is not None else max(1, tensor // moe_tensor))
 
 
+def attention_ranks(recipe: Recipe) -> int:
+    """Ranks that share the heads of attention. With the LLM API's `enable_attention_dp` each rank has all heads, and requests of
+    its own (tensorrt_llm/mapping.py)."""
+    alone = recipe.engine.builder == "llmapi" and recipe.serving.engine_args.get("enable_attention_dp") is True
+    return 1 if alone else recipe.engine.parallelism.tensor
+
+
+def replicas(recipe: Recipe) -> int:
+    """Copies of the model in one server, each on GPUs of its own: vLLM's `data_parallel_size`."""
+    value = recipe.serving.engine_args.get("data_parallel_size") if recipe.engine.builder == "vllm" else None
+    return value if type(value) is int and value > 1 else 1
+
+
 def check_parallelism(shape: Shape, recipe: Recipe) -> None:
     """Refuses a spread that this model or this node cannot have.
 
@@ -199,11 +212,13 @@ def _world_problems(recipe: Recipe) -> list[Problem]:
     engine = recipe.engine
     if engine.gpu is None:
         return []
-    world, count, nodes = engine.parallelism.world_size, engine.gpu.count, engine.gpu.nodes
+    world, count, nodes = engine.parallelism.world_size * replicas(recipe), engine.gpu.count, engine.gpu.nodes
     available = count * nodes
     group = engine.parallelism.tensor * engine.parallelism.context
-    product = f"tensor {engine.parallelism.tensor} * pipeline {engine.parallelism.pipeline}" + (
-        f" * context {engine.parallelism.context}" if engine.parallelism.context > 1 else ""
+    product = (
+        f"tensor {engine.parallelism.tensor} * pipeline {engine.parallelism.pipeline}"
+        + (f" * context {engine.parallelism.context}" if engine.parallelism.context > 1 else "")
+        + (f" * data_parallel_size {replicas(recipe)}" if replicas(recipe) > 1 else "")
     )
     if world > available:
         return [

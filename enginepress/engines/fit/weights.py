@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginepress.engines.architecture import Shape
-from enginepress.engines.fit.parallelism import expert_split
+from enginepress.engines.fit.parallelism import attention_ranks, expert_split
 from enginepress.engines.fit.sizes import QUANTIZED_BYTES, SOURCE_BYTES, WEIGHT_BYTES, embedding_bytes
 from enginepress.recipe import Recipe
 
@@ -112,7 +112,7 @@ def _rank_bytes(shape: Shape, recipe: Recipe) -> float:
     layers = -(-shape.layers // parallelism.pipeline)
     with_experts = min(layers, shape.expert_layers)
     matrices = (
-        layers * _attention_of_rank(shape, tensor)
+        layers * _attention_of_rank(shape, attention_ranks(recipe))
         + (layers - with_experts) * shape.plain_parameters / tensor
         + with_experts * _experts_of_rank(shape, recipe)
     )
@@ -128,7 +128,8 @@ def _attention_of_rank(shape: Shape, tensor: int) -> float:
         whole = shape.hidden_size * (mla.cached + mla.q_rank)  # compressed: not divided by heads
         return whole + (shape.attention_parameters - whole) / tensor
     heads, kv_heads = shape.heads / tensor, -(-shape.kv_heads // tensor)
-    return shape.hidden_size * shape.head_dim * (2 * heads + 2 * kv_heads)
+    biases = shape.head_dim * (heads + 2 * kv_heads) if shape.bias else 0
+    return shape.hidden_size * shape.head_dim * (2 * heads + 2 * kv_heads) + biases
 
 
 def _experts_of_rank(shape: Shape, recipe: Recipe) -> float:
@@ -141,9 +142,11 @@ def _experts_of_rank(shape: Shape, recipe: Recipe) -> float:
 
 def _embeddings_of_rank(shape: Shape, recipe: Recipe) -> float:
     engine = recipe.engine
-    one, tensor = shape.embedding_parameters, engine.parallelism.tensor
+    tensor = attention_ranks(recipe)
+    # A vocabulary that ranks cannot share evenly is padded.
+    one = -(-shape.vocab_size // tensor) * tensor * shape.hidden_size
     whole_input = engine.builder == "tensorrt_llm" and not engine.options.convert.get("use_parallel_embedding")
-    first = one if whole_input else one / tensor
+    first = shape.embedding_parameters if whole_input else one / tensor
     last = one / tensor
     if engine.parallelism.pipeline > 1:
         return max(first, last)

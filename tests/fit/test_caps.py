@@ -1,0 +1,155 @@
+"""What a recipe says of the KV cache beside its share of the memory, and what spreads or fills GPUs otherwise than by ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enginepress.engines.architecture import read_shape
+from enginepress.engines.fit.cache import cache_of
+from enginepress.engines.fit.weights import weights_of
+from enginepress.recipe import Recipe
+from tests.fit.models import NAMES, config, recipe
+from tests.fit.test_changes import plan_of
+
+GIB = 2**30
+
+
+def cached(dtype: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"engine_args": {"kv_cache_config": {**({"dtype": dtype} if dtype else {}), **more}}}
+
+
+@pytest.mark.parametrize(
+    ("builder", "serving", "field", "says"),
+    [
+        (
+            "tensorrt_llm",
+            {"parameters": {"max_tokens_in_paged_kv_cache": 1024}},
+            "serving.parameters.max_tokens_in_paged_kv_cache",
+            "1024 tokens, 0.1 GiB a rank",
+        ),
+        ("llmapi", cached(max_tokens=1024), "serving.engine_args.kv_cache_config.max_tokens", "1024 tokens"),
+        ("llmapi", cached(max_gpu_total_bytes=GIB // 2), "serving.engine_args.kv_cache_config.max_gpu_total_bytes", "bytes"),
+        ("vllm", {"engine_args": {"num_gpu_blocks_override": 64}}, "serving.engine_args.num_gpu_blocks_override", "1024 tokens"),
+        ("vllm", {"engine_args": {"kv_cache_memory_bytes": 1000}}, "serving.engine_args.kv_cache_memory_bytes", "1000 bytes"),
+    ],
+)
+def test_a_limit_below_one_request_is_refused_and_leaving_it_out_is_offered(
+    builder: str, serving: dict[str, Any], field: str, says: str
+) -> None:
+    of = recipe("H100-SXM5-80GB", builder=builder, precision="bfloat16", serving=serving)
+    plan = plan_of("llama-3-8b", of)
+    assert [problem.where for problem in plan.problems] == [field]
+    assert says in plan.problems[0].message
+    assert "1.0 GiB" in plan.problems[0].message, "of one request of 8192 tokens"
+    changed = plan.changes[0].apply(of)
+    assert field.rpartition(".")[2] not in str(changed.serving.parameters) + str(changed.serving.engine_args)
+    assert plan_of("llama-3-8b", changed).fits
+
+
+def test_a_limit_that_leaves_room_counts_and_is_said() -> None:
+    limited = recipe(
+        "H100-SXM5-80GB", limits={"max_batch_size": 64}, serving={"parameters": {"max_tokens_in_paged_kv_cache": 16384}}
+    )
+    plan = plan_of("llama-3-8b", limited)
+    assert (plan.fits, plan.full_requests, plan.cache_pool) == (True, 2, 2 * GIB)
+    assert any("max_tokens_in_paged_kv_cache limits the KV cache to 16384 tokens" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("fp8", 2), ("auto", 1), (None, 1)])
+def test_the_llm_apis_own_type_of_cache_is_counted(dtype: str | None, factor: int) -> None:
+    of = recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving=cached(dtype))
+    assert cache_of(read_shape(config("llama-3-8b")), of).rank_token == 131_072 / factor
+
+
+def test_the_llm_apis_windows_are_counted_as_the_backends_are() -> None:
+    shape = read_shape(config("gemma-2-9b"))
+    windows = cached(max_attention_window=[4096, 8192])
+    told = cache_of(shape, recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving=windows))
+    backend = recipe(serving={"parameters": {"max_attention_window_size": "4096,8192"}})
+    assert told.rank_request(8192) == cache_of(shape, backend).rank_request(8192)
+
+
+def test_the_usual_share_is_offered_to_the_llm_api_too() -> None:
+    of = recipe("L4", builder="llmapi", precision="bfloat16", serving=cached(free_gpu_memory_fraction=0.1, dtype="auto"))
+    plan = plan_of("llama-3-8b", of)
+    assert plan.changes[0].fields == (
+        ("serving.engine_args.kv_cache_config", {"free_gpu_memory_fraction": 0.9, "dtype": "auto"}),
+    )
+    assert plan.changes[0].text.endswith("{dtype: auto, free_gpu_memory_fraction: 0.9}")
+
+
+def test_attention_by_data_parallelism_is_whole_on_every_rank() -> None:
+    shape = read_shape(config("llama-3-8b"))
+    spread: dict[str, Any] = {"builder": "llmapi", "precision": "bfloat16", "count": 4, "parallelism": {"tensor": 4}}
+    shared = recipe("H100-SXM5-80GB", **spread)
+    alone = recipe("H100-SXM5-80GB", serving={"engine_args": {"enable_attention_dp": True}}, **spread)
+    assert cache_of(shape, alone).rank_token == 4 * cache_of(shape, shared).rank_token == cache_of(shape, alone).all_token
+    attention = shape.layers * shape.attention_parameters * 2
+    embeddings = 2 * shape.embedding_parameters * 2
+    more = weights_of(shape, alone, None).rank - weights_of(shape, shared, None).rank
+    assert more == pytest.approx(3 / 4 * (attention + embeddings), rel=1e-6)
+
+
+def test_copies_of_the_model_take_gpus_of_their_own() -> None:
+    doubled = {"engine_args": {"data_parallel_size": 2}}
+    one = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder="vllm", precision="bfloat16", serving=doubled))
+    assert [problem.where for problem in one.problems] == ["engine.gpu.count"]
+    assert "data_parallel_size 2 takes 2 GPUs" in one.problems[0].message
+    two = recipe("H100-SXM5-80GB", builder="vllm", precision="bfloat16", serving=doubled, count=2)
+    assert plan_of("llama-3-8b", two).fits
+
+
+@pytest.mark.parametrize(
+    ("builder", "speculation"),
+    [
+        ("vllm", {"model": "org/draft", "num_speculative_tokens": 3}),
+        ("llmapi", {"decoding_type": "Eagle", "max_draft_len": 3, "speculative_model_dir": "/draft"}),
+    ],
+)
+def test_a_draft_model_is_said_to_be_missing_from_the_plan(builder: str, speculation: dict[str, Any]) -> None:
+    serving = {"engine_args": {"speculative_config": speculation}}
+    plan = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder=builder, precision="bfloat16", serving=serving))
+    assert any("the draft model of serving.engine_args.speculative_config is not in this plan" in note for note in plan.notes)
+
+
+def test_a_vocabulary_that_ranks_cannot_share_evenly_is_padded_and_biases_are_counted() -> None:
+    odd = read_shape(config("qwen2.5-7b", vocab_size=152_065))
+    of = recipe("H100-SXM5-80GB", builder="vllm", precision="bfloat16", count=4, parallelism={"tensor": 4})
+    rows, hidden = 38_017, odd.hidden_size
+    layer = hidden * 128 * (2 * 7 + 2 * 1) + 128 * (7 + 2 * 1) + 3 * hidden * odd.intermediate_size / 4
+    wanted = 2 * (28 * layer + 2 * rows * hidden + (2 * 28 + 1) * hidden)
+    assert weights_of(odd, of, None).rank == pytest.approx(wanted, rel=1e-9)
+
+
+SERVING = st.one_of(
+    st.builds(lambda n: ("tensorrt_llm", {"parameters": {"max_tokens_in_paged_kv_cache": n}}), st.integers(1, 10**6)),
+    st.builds(
+        lambda n, share, dtype: ("llmapi", cached(dtype, max_tokens=n, free_gpu_memory_fraction=share)),
+        st.integers(1, 10**6),
+        st.floats(0.01, 1),
+        st.sampled_from(["auto", "fp8"]),
+    ),
+    st.builds(
+        lambda n, share: ("vllm", {"engine_args": {"kv_cache_memory_bytes": n, "gpu_memory_utilization": share}}),
+        st.integers(1, 2**40),
+        st.floats(0.01, 1),
+    ),
+)
+
+
+@settings(max_examples=80)
+@given(st.sampled_from(NAMES), SERVING, st.sampled_from(["L4", "A100-SXM4-40GB", "H100-SXM5-80GB"]), st.sampled_from([1, 8, 256]))
+def test_changes_that_are_offered_to_a_limited_cache_make_it_fit(
+    model: str, served: tuple[str, dict[str, Any]], gpu: str, batch: int
+) -> None:
+    builder, serving = served
+    of = recipe(gpu, builder=builder, precision="bfloat16", serving=serving, limits={"max_batch_size": batch})
+    plan = plan_of(model, of)
+    for change in plan.changes:
+        applied = change.apply(of)
+        assert Recipe.model_validate(applied.model_dump()) == applied
+        assert plan_of(model, applied).problems == (), change.text
