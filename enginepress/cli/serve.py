@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from enginepress.cli.options import load_target, target_argument
+from enginepress.cli.options import load_target, open_workspace, target_argument, workspace_option
 
 
 @click.command(short_help="Serve a channel with Triton on this machine.")
@@ -18,14 +18,24 @@ from enginepress.cli.options import load_target, target_argument
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Keep Triton's output in this file.")
-def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metrics_port: int, log: Path | None) -> None:
+@workspace_option
+def serve(
+    target: str,
+    channel: str | None,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    log: Path | None,
+    workspace: str,
+) -> None:
     """Serve a channel of TARGET (a recipe file, or STORE/MODEL) with Triton on this machine, until Ctrl-C.
 
-    The server follows the channel: after a promote or rollback it loads the other release while it goes on answering.
+    The server follows the channel: after a promote or rollback it loads the other release while it goes on answering. From
+    a store that is no folder the releases are pulled into the workspace first.
     """
     from enginepress.scratch import scratch_folder
     from enginepress.serving.tritonserver import Ports, free_ports
-    from enginepress.steps.serve import channel_server, follow_channel
+    from enginepress.steps.serve import ServedChannel, channel_server, follow_channel
 
     recipe = load_target(target)
     name = channel or next(iter(recipe.channels), "production")
@@ -38,7 +48,9 @@ def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metr
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with scratch_folder("serve", keep_on_error=True) as scratch:  # an error names the log
-        server = channel_server(recipe, name, log=log or scratch / "server.log", choose_ports=ports)
+        copies = open_workspace(workspace).root / "served"
+        served = ServedChannel(recipe, name, copies=copies, told=lambda line: click.echo(line, err=True))
+        server = channel_server(served, log=log or scratch / "server.log", choose_ports=ports)
         click.echo(f"starting Triton on channel {name} of {recipe.name} ...", err=True)
         with server:
             click.echo(
@@ -49,5 +61,5 @@ def serve(target: str, channel: str | None, http_port: int, grpc_port: int, metr
                 """-d '{"text_input": "Hello", "max_tokens": 20}'"""
             )
             click.echo("Ctrl-C ends it", err=True)
-            follow_channel(server, recipe, name, stop=stop, told=click.echo)
+            follow_channel(server, served, stop=stop, told=click.echo)
             click.echo("stopping ...", err=True)

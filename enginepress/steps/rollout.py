@@ -155,7 +155,7 @@ def roll_out(
             run again to go on.
     """
     manifest = release_manifest(store, model, number, trust)
-    target = target_of(manifest, _earlier(store, model, number))
+    target = target_of(manifest, earlier_releases(store, model, number))
     found, why = rollout_mode(manifest)
     chosen = mode or found
     told(f"{model} release {number} on {len(servers)} server(s), by {chosen}: {'as asked' if mode else why}")
@@ -213,7 +213,8 @@ def _when_there(act: Callable[[], None], wait_s: float, told: Told) -> None:
             time.sleep(TRY_AGAIN_S)
 
 
-def _earlier(store: Store, model: str, number: int) -> list[Manifest]:
+def earlier_releases(store: Store, model: str, number: int) -> list[Manifest]:
+    """The newest others, as far as they can be read: a server may have models of theirs loaded."""
     found = []
     for other in reversed([n for n in store.numbers(model) if n != number][-EARLIER:]):
         with contextlib.suppress(EnginepressError):
