@@ -18,7 +18,7 @@ from enginepress.recipe import Recipe
 from enginepress.repository.place import content_digest_of, place
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.steps.promote import activate
-from enginepress.stores.filesystem import FileStore
+from enginepress.stores.store import Store
 from tests.serving.toy_model import write_model
 from tests.stores.parts import key
 
@@ -38,7 +38,7 @@ def toy_release(folder: Path, says: str, *, name: str = "toy", weights: bytes = 
     return repository
 
 
-def publish(store: FileStore, unplaced: Path, recipe: Recipe) -> int:
+def publish(store: Store, unplaced: Path, recipe: Recipe) -> int:
     """The number of a new release, published and never gated: these tests are about what comes after."""
     content = content_digest_of(unplaced)
     manifest = store.publish(
@@ -59,7 +59,7 @@ def publish(store: FileStore, unplaced: Path, recipe: Recipe) -> int:
     return manifest.release
 
 
-def promote(store: FileStore, model: str, number: int, channel: str = "production") -> None:
+def promote(store: Store, model: str, number: int, channel: str = "production") -> None:
     activate(store, model, channel, number, who="test", why="because")
 
 

@@ -44,7 +44,7 @@ def test_what_is_pulled_is_the_release_placed_for_its_folder(store: FileStore, t
     assert done.changed
     assert content_digest_of(done.folder.resolve()) == store.manifest("toy", 2).content_digest
     assert (done.folder / "toy" / "2" / "model.py").read_text().count("beta") == 1
-    assert not any(f.level == "error" for f in validate(done.folder.resolve()).findings)
+    assert not any(f.severity == "error" for f in validate(done.folder.resolve()).findings)
     assert not pull(store, 2, reader(tmp_path)).changed
 
 
