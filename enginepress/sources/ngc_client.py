@@ -1,6 +1,5 @@
-"""HTTP requests to NVIDIA's NGC, for one model: identity, metadata, files. The routes themselves, no SDK.
+"""HTTP requests to NVIDIA's NGC, for one model: metadata, addresses, files. The routes themselves, no SDK.
 
-    GET <auth>/token?service=ngc&scope=group/ngc:<org>[&scope=group/ngc:<org>/<team>]      Basic $oauthtoken:<key> -> token
     GET <api>/v2/org/<org>[/team/<team>]/models/<name>                                    the model, its latest version
     GET …/models/<name>/versions/<version>                                                the version
     GET …/models/<name>/versions/<version>/files?page-size=1000[&page-number=1]           paths and sizes, page by page
@@ -8,53 +7,34 @@
 
 Without a key the public routes are asked (guest mode): `/v2/models/<org>[/<team>]/<name>…` for metadata and
 `/v2/models/org/<org>[/team/<team>]/<name>/<version>/files` for addresses. Keys that begin with `nvapi-` are sent as they are,
-older ones are exchanged for a token that expires.
+older ones are exchanged for a token that expires (`ngc_identity`).
 
 A pre-signed address is asked for without any identity, and never appears in a message.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import enginepress
-from enginepress.errors import RecipeError, SourceError
+from enginepress.errors import SourceError
 from enginepress.json_text import parse_json
 from enginepress.sources import Body, Interrupted
 from enginepress.sources.asking import NO_JSON, ask_patiently, is_loopback, read_whole
+from enginepress.sources.ngc_identity import NgcIdentity, base_address
 from enginepress.sources.transfer import Answer, HttpClient, public_address
 
 DEFAULT_API = "https://api.ngc.nvidia.com"
-DEFAULT_AUTH = "https://authn.nvidia.com"
 CATALOG = "https://catalog.ngc.nvidia.com"
 PAGE_SIZE = 1000
 MAX_FILES = 100_000
 ADDRESS_SECONDS = 900.0
 """A pre-signed address is asked for anew after this time; NGC's are good for about an hour."""
-
-_ENVIRONMENT = "NGC_API_KEY"
-
-
-def base_address(variable: str, default: str) -> str:
-    """NGC_CLI_API_URL or NGC_CLI_AUTH_URL, read now; else the default."""
-    address = os.environ.get(variable, "").strip().rstrip("/") or default
-    if "://" not in address:
-        address = f"https://{address}"
-    if not address.startswith("https://") and not is_loopback(address):
-        raise SourceError(
-            f"{public_address(address)!r} is no https address, and a key is never sent in the clear",
-            where=variable,
-            fix="write https://…, or unset it",
-        )
-    return address
 
 
 class NgcClient:
@@ -78,12 +58,10 @@ class NgcClient:
     ) -> None:
         self.org, self.team, self.name = org, team, name
         self.api = base_address("NGC_CLI_API_URL", DEFAULT_API)
-        self._auth = base_address("NGC_CLI_AUTH_URL", DEFAULT_AUTH)
-        self._reference = token_reference
         self._pauses = pauses
         self._http = http or HttpClient(f"enginepress/{enginepress.__version__}")
+        self._identity = NgcIdentity(org, team, token_reference, self._http)
         self._lock = threading.Lock()
-        self._token: tuple[str, float] | None = None
         self._addresses: dict[tuple[str, str], tuple[str, float]] = {}
 
     @property
@@ -198,7 +176,7 @@ class NgcClient:
 
         def attempt() -> tuple[bytes | None, str | None]:
             nonlocal refused
-            token = self._identity()
+            token = self._identity.token()
             url = self._url(route, version, addresses_of, guest=token is None)
             headers = {"accept": "application/json", **({} if etag is None else {"if-none-match": etag})}
             private = {} if token is None else {"authorization": f"Bearer {token}"}
@@ -208,7 +186,7 @@ class NgcClient:
                 if answer.status == 401 and token is not None and not refused:
                     # A token may expire before its time. A new one settles whether that was it.
                     refused += 1
-                    self._forget_token(token)
+                    self._identity.forget(token)
                     raise Interrupted("the token was refused (401)")
                 if answer.status != 200:
                     raise self._refusal(answer, version, guest=token is None)
@@ -232,77 +210,17 @@ class NgcClient:
         base = f"models/{org}/" + (f"{team}/" if team else "") + name if guest else f"{private}/models/{name}"
         return f"{self.api}/v2/{base}{route}"
 
-    # Identity ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def _variable(self) -> str:
-        return self._reference[2:-1] if self._reference else _ENVIRONMENT
-
-    def _key(self) -> str | None:
-        key = os.environ.get(self._variable, "").strip()
-        if not key:
-            if self._reference is None:
-                return None
-            raise RecipeError(
-                f"the environment variable {self._variable} is not set or empty",
-                where="source.token",
-                fix=f"export {self._variable}=nvapi-…",
-            )
-        if not re.fullmatch(r"[!-~]+", key):
-            raise SourceError("holds no key: it has spaces or other characters that no key has", where=self._variable)
-        return key
-
-    def _identity(self) -> str | None:
-        """The token to send, or None for a guest."""
-        key = self._key()
-        if key is None or key.startswith("nvapi-"):
-            return key
-        with self._lock:
-            if self._token is None or time.monotonic() > self._token[1]:
-                self._token = self._exchange(key)
-            return self._token[0]
-
-    def _forget_token(self, token: str) -> None:
-        with self._lock:
-            if self._token is not None and self._token[0] == token:
-                self._token = None
-
-    def _exchange(self, key: str) -> tuple[str, float]:
-        scopes = [f"group/ngc:{self.org}", *([f"group/ngc:{self.org}/{self.team}"] if self.team else [])]
-        query = urlencode([("service", "ngc"), *(("scope", s) for s in scopes)])
-        identity = b64encode(f"$oauthtoken:{key}".encode()).decode()
-        headers, private = {"accept": "application/json"}, {"authorization": f"Basic {identity}"}
-        with self._http.get(f"{self._auth}/token?{query}", headers, private=private) as answer:
-            if answer.status in (401, 403):
-                raise SourceError(
-                    f"does not know this key, or the key's account is not in the org {self.org!r}",
-                    where=self._auth,
-                    fix=f"put a key of that org into {self._variable}; https://org.ngc.nvidia.com/setup makes keys",
-                )
-            if answer.status != 200:
-                raise Interrupted(f"the token server answers with status {answer.status}", wait=answer.retry_after)
-            raw = read_whole(answer, where=self._auth)
-        data = parse_json(
-            raw, where=self._auth, problem=NO_JSON, fix="check NGC_CLI_AUTH_URL, and whether a proxy stands between"
-        )
-        token = data.get("token") if isinstance(data, dict) else None
-        if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
-            raise SourceError("answered without a token", where=self._auth, fix="check NGC_CLI_AUTH_URL")
-        lives = data.get("expires_in")
-        seconds = float(lives) if isinstance(lives, (int, float)) and lives > 0 else 600.0
-        return token, time.monotonic() + max(seconds * 0.8, 1.0)
-
     # What went wrong --------------------------------------------------------------------------------------------------
 
     def _refusal(self, answer: Answer, version: str | None, *, guest: bool) -> Exception:
         status = answer.status
-        key = f"set {self._variable}" if guest else f"use a key that may read it in {self._variable}"
+        key = f"set {self._identity.variable}" if guest else f"use a key that may read it in {self._identity.variable}"
         named = f"version {version}" if version else "this model"
         if status in (408, 425, 429) or status >= 500:
             problem = "it asks for fewer requests (429)" if status == 429 else f"it answers with status {status}"
             return Interrupted(problem, wait=answer.retry_after)
         if status == 401 and not guest:
-            return SourceError("NGC does not know this key", where=self.page, fix=f"replace the key in {self._variable}")
+            return SourceError("NGC does not know this key", where=self.page, fix=f"replace the key in {self._identity.variable}")
         if status in (412, 451):
             return SourceError(
                 "its licence terms have not been accepted",

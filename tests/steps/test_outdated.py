@@ -116,6 +116,19 @@ def test_the_latest_of_ngc_may_move_and_a_named_version_may_not(ngc: NgcServer, 
     assert len(ngc.requests) == 2
 
 
+def test_many_models_of_one_org_cost_one_exchange_of_an_older_key(
+    ngc: NgcServer, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "bGVnYWN5LWtleS1vZi1hbi1vcmc"
+    monkeypatch.setenv("NGC_API_KEY", key)
+    for number in range(20):
+        ngc.add_model(f"org/tiny-{number}", {"1": checkpoint()}, keys={key})
+    paths = [_recipe(tmp_path / f"{n}.yaml", f"ngc://org/tiny-{n}") for n in range(20)]
+    assert {s.status for s in outdated(paths, workspace.path("cache"))} == {"new"}
+    assert [r.path for r in ngc.requests].count("/token") == 1
+    assert len(ngc.requests) == 21
+
+
 def test_objects_that_were_written_are_told(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
     with S3Server() as s3:
