@@ -92,6 +92,8 @@ class _File:
     data: bytes
     sha256: str
     git: str
+    xet: str = ""
+    """The hash under which Xet keeps it, which is no digest of its bytes; empty for what LFS keeps."""
 
     @property
     def is_lfs(self) -> bool:
@@ -117,7 +119,12 @@ class _File:
         if not self.is_lfs:
             return {**entry, "oid": self.git}
         lfs = {"oid": self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
-        return {**entry, "oid": _git_sha1(self.pointer), "lfs": lfs}
+        return {**entry, "oid": _git_sha1(self.pointer), "lfs": lfs, **({"xetHash": self.xet} if self.xet else {})}
+
+
+def _xet_hash(data: bytes) -> str:
+    """Xet's hash is one over chunks; here it is some other 64 digits than the sha256."""
+    return hashlib.blake2s(data).hexdigest()
 
 
 def _git_sha1(data: bytes) -> str:
@@ -130,6 +137,7 @@ class _Repo:
     names: dict[str, str] = field(default_factory=dict)
     token: str | None = None
     gated: bool = False
+    xet: bool = False
     moved_to: str | None = None
     accepted: set[str] = field(default_factory=set)
 
@@ -180,14 +188,17 @@ class HubServer:
 
     # What it serves ---------------------------------------------------------------------------------------------------
 
-    def add_repo(self, repo: str, files: Path | Mapping[str, bytes], *, token: str | None = None, gated: bool = False) -> str:
+    def add_repo(
+        self, repo: str, files: Path | Mapping[str, bytes], *, token: str | None = None, gated: bool = False, xet: bool = False
+    ) -> str:
         """A repository with one commit on `main`; returns the commit.
 
         Args:
             token: the repository is private: only who sends this token sees it.
             gated: everybody sees it, only tokens that `accept` named may read its files.
+            xet: large files are kept by Xet; who does not speak its protocol is redirected to a bridge that gives whole files.
         """
-        self._repos[repo] = _Repo(token=token, gated=gated)
+        self._repos[repo] = _Repo(token=token, gated=gated, xet=xet)
         return self.commit(repo, files)
 
     def rename(self, repo: str, new: str) -> None:
@@ -203,7 +214,10 @@ class HubServer:
         """Another commit with exactly these files; returns it."""
         content = _read_folder(files) if isinstance(files, Path) else dict(files)
         found = self._repos[repo]
-        stored = {p: _File(p, b, hashlib.sha256(b).hexdigest(), _git_sha1(b)) for p, b in sorted(content.items())}
+        stored = {
+            p: _File(p, b, hashlib.sha256(b).hexdigest(), _git_sha1(b), _xet_hash(b) if found.xet else "")
+            for p, b in sorted(content.items())
+        }
         seed = f"{repo} {len(found.commits)} " + " ".join(f"{file.path} {file.git}" for file in stored.values())
         commit = hashlib.sha1(seed.encode()).hexdigest()
         found.commits[commit] = stored
@@ -366,6 +380,11 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("X-Repo-Commit", commit)
             self.send_header("X-Linked-Etag", f'"{file.sha256}"')
             self.send_header("X-Linked-Size", str(len(file.data)))
+            if file.xet:
+                refresh = f"{hub.url}/api/models/{repo}/xet-read-token/{commit}"
+                self.send_header("X-Xet-Hash", file.xet)
+                self.send_header("X-Xet-Refresh-Route", refresh)
+                self.send_header("Link", f'<{refresh}>; rel="xet-auth"')
             self.send_header("Content-Length", "0")
             self.end_headers()
             return None
@@ -411,7 +430,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{whole}")
             if commit is not None:
                 self.send_header("X-Repo-Commit", commit)
-            self.send_header("ETag", fault.etag or f'"{file.sha256 if file.is_lfs else file.git}"')
+            own = file.xet or file.sha256 if file.is_lfs else file.git
+            self.send_header("ETag", fault.etag or f'"{own}"')
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(max(0, len(data) + fault.length_off)))
             self.end_headers()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,31 @@ def test_files_are_read_and_fetched_from_the_pinned_commit_though_the_branch_mov
     hub.commit(REPO, checkpoint(seed=2))
     assert source.read(revision, "config.json") == files["config.json"]
     assert _fetch(source, revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+
+
+@pytest.mark.parametrize("fault", [None, Fault("*.safetensors", cut_after=70_000)], ids=["undisturbed", "cut"])
+def test_files_that_xet_keeps_come_through_its_bridge_and_are_verified_by_their_sha256(
+    fault: Fault | None, hub: HubServer, tmp_path: Path
+) -> None:
+    files = checkpoint(size=200_000)
+    hub.add_repo(REPO, files, xet=True)
+    source = _open()
+    revision = source.resolve()
+    if fault is not None:
+        hub.faults.append(replace(fault))
+    assert _fetch(source, revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+    assert hub.sent["model.safetensors"] <= 210_000 + (fault is not None) * 70_000
+    assert not [r for r in hub.requests if "xet-read-token" in r.path]
+
+
+def test_a_flipped_bit_in_a_file_that_xet_keeps_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, checkpoint(), xet=True)
+    source = _open()
+    revision = source.resolve()
+    hub.faults.append(Fault("*.safetensors", corrupt_at=200, times=-1))
+    with pytest.raises(SourceError, match="sha256"):
+        _fetch(source, revision, "model.safetensors", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "tokenizer.json"])
