@@ -33,6 +33,11 @@ COMMANDS = {
     "verify": "enginepress.cli.verify",
     "schema": "enginepress.cli.schema",
     "doctor": "enginepress.cli.doctor",
+    "submit": "enginepress.cli.submit",
+    "status": "enginepress.cli.status",
+    "logs": "enginepress.cli.logs",
+    "cancel": "enginepress.cli.cancel",
+    "schedule": "enginepress.cli.schedule",
     "compile": "enginepress.cli.compile",
     "completion": "enginepress.cli.completion",
 }

@@ -100,7 +100,7 @@ class Api:
         except kfp_server_api.ApiException as error:
             raise self._trouble(error) from None
         except urllib3.exceptions.HTTPError as error:
-            raise self._lost(error) from None
+            raise self.lost(error) from None
         except (TypeError, ValueError, AttributeError) as error:
             if self._is_json():
                 raise Trouble(f"answers with JSON that this client does not understand: {error}", fatal=True) from None
@@ -119,7 +119,7 @@ class Api:
     def _trouble(self, error: Any) -> Trouble:
         status = int(error.status or 0)
         if not status:
-            return self._lost(error.reason)
+            return self.lost(error.reason)
         if 300 <= status < 400:
             return Trouble("sends us to a page where people log in", status=status)
         headers = {str(k).lower(): str(v) for k, v in dict(error.headers or {}).items()}
@@ -129,7 +129,7 @@ class Api:
             self._without_token(_message(error.body) or str(error.reason)), status=status, arrived=status != 429, wait=seconds
         )
 
-    def _lost(self, error: Any) -> Trouble:
+    def lost(self, error: Any) -> Trouble:
         reason = getattr(error, "reason", None) or error
         text = str(reason)
         if "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
@@ -163,7 +163,7 @@ class Api:
             try:
                 return self.attempt(method, *args, **options)
             except Trouble as trouble:
-                if trouble.status == 401 and not renewed and self._renewed():
+                if trouble.status == 401 and not renewed and self.renewed():
                     renewed = True
                     continue
                 if not trouble.passing or not pauses:
@@ -192,7 +192,7 @@ class Api:
             try:
                 return self.attempt(method, *args, **options), lost
             except Trouble as trouble:
-                if trouble.status == 401 and not renewed and self._renewed():
+                if trouble.status == 401 and not renewed and self.renewed():
                     renewed = True
                     continue
                 if trouble.status == 409 and (found := find()) is not None:
@@ -227,7 +227,7 @@ class Api:
             self._tell(f"cannot {doing}: {self.connection.host} {said(trouble)}; trying again")
         time.sleep(max(seconds, trouble.wait))
 
-    def _renewed(self) -> bool:
+    def renewed(self) -> bool:
         token = self.connection.token
         return token is not None and token.renew()
 

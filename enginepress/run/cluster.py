@@ -13,7 +13,7 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ FIRST_POLL_S, LAST_POLL_S = 1.0, 10.0
 """Seconds between looks at a run: the older it is, the longer."""
 PATIENCE_S = 900.0
 """Seconds without any answer after which following ends; the run goes on."""
-Plan = Callable[[Recipe], object]
+LONGEST_RECIPE = 100 * 1024
+"""Bytes: a parameter goes through command lines on the cluster, which take 128 KiB with all that is around it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ClusterRun:
             except Trouble as trouble:
                 now = time.monotonic()
                 silent = now if silent is None else silent
-                if trouble.status == 401 and not renewed and self.api._renewed():
+                if trouble.status == 401 and not renewed and self.api.renewed():
                     renewed = True
                     continue
                 if not trouble.passing or now - silent > patience_s:
@@ -169,7 +170,7 @@ def submit(
         ClusterError: if Kubeflow cannot be reached, or refuses.
     """
     package = package or package_of("build_and_publish", options or CompileOptions())
-    values = _values(package, recipe, dict(parameters or {}), force)
+    values = run_parameters(package, recipe, parameters or {}, force=force)
     api = api or Api(connection, tell=tell)
     place = open_place(api, experiment)
     same = json_digest([package.digest, {**values, "force": force}])[:8]
@@ -373,9 +374,20 @@ def _running(place: Place, prefix: str) -> Any:
     return next((r for r in listed.runs or () if r.display_name.startswith(prefix) and not read_run(r).ended), None)
 
 
-def _values(package: Package, recipe: Recipe, given: dict[str, Any], force: bool) -> dict[str, Any]:
-    """The parameters of a run: the recipe's, and those that were given."""
-    own = {"recipe": travelling_json(recipe), "recipe_digest": recipe.digest(), "force": force}
+def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *, force: bool = False) -> dict[str, Any]:
+    """The parameters of a run: the recipe's, and those that were given.
+
+    Raises:
+        UsageError: for parameters that the pipeline does not have or still needs, and a recipe that is too long to be one.
+    """
+    text = travelling_json(recipe)
+    if len(text.encode()) > LONGEST_RECIPE:
+        raise UsageError(
+            f"the recipe and its reference have {len(text.encode()) // 1024} KiB; a parameter takes {LONGEST_RECIPE // 1024}",
+            where=recipe.name,
+            fix="make a reference of fewer or shorter prompts, or put the recipe where `enginepress schedule` finds it",
+        )
+    own = {"recipe": text, "recipe_digest": recipe.digest(), "force": force}
     for name in given:
         if name in own or name not in package.parameters:
             raise UsageError(

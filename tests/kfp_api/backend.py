@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Script:
 class _Run:
     answer: Item
     tasks: list[str]
-    spec: Item
+    retried: set[str]
     workflow: str
     states: dict[str, str] = field(default_factory=dict)
     times: dict[str, list[str]] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Backend:
         self.runs: dict[str, _Run] = {}
         self.recurring: dict[str, Item] = {}
         self.logs: dict[str, str] = {}
+        self.lost_logs: set[str] = set()
         self.lock = threading.RLock()
         self._clock = itertools.count()
 
@@ -154,7 +156,7 @@ class Backend:
         pipeline = spec.get("pipeline_spec", spec)["pipelineInfo"]["name"]
         answer = {**data, "run_id": run_id, "created_at": self.now(), "scheduled_at": UNKNOWN_TIME, "finished_at": UNKNOWN_TIME}
         answer |= {"storage_state": "AVAILABLE", "state": "PENDING"}
-        self.runs[run_id] = _Run(answer, tasks_of(spec), spec, f"{pipeline}-{run_id[:5]}")
+        self.runs[run_id] = _Run(answer, tasks_of(spec), _retried(spec), f"{pipeline}-{run_id[:5]}")
         return answer
 
     def _need_experiment(self, data: Item) -> None:
@@ -217,10 +219,13 @@ class Backend:
         for number, (task, state) in enumerate(run.states.items()):
             start, end = run.times[task]
             same = {"run_id": run.answer["run_id"], "create_time": start, "start_time": start, "end_time": end, "state": state}
-            child = [{"pod_name": f"{run.workflow}-{1000 + number}"}]
+            executor, attempt = f"{run.workflow}-{1000 + number}", f"{run.workflow}-{2000 + number}"
             driver = {"task_id": _id(), "display_name": f"{task}-driver", **same, "state": "SUCCEEDED"}
-            details += [driver, {"task_id": _id(), "display_name": task, **same, "child_tasks": child}]
+            details += [driver, {"task_id": _id(), "display_name": task, **same, "child_tasks": [{"pod_name": executor}]}]
             details.append({"task_id": _id(), "display_name": "executor", **same})
+            if task in run.retried:
+                details[-1]["child_tasks"] = [{"pod_name": attempt}]
+                details.append({"task_id": _id(), "display_name": "executor(0)", **same})
         root = {"run_id": run.answer["run_id"], "task_id": _id(), "display_name": "root", "state": run.answer["state"]}
         driver = {"run_id": run.answer["run_id"], "task_id": _id(), "display_name": "root-driver", "state": "SUCCEEDED"}
         return [root, driver, *details]
@@ -229,9 +234,16 @@ class Backend:
         """The log of a step's pod, under the name that Kubernetes knows it by."""
         run = self.run(run_id)
         for number, task in enumerate(run.states):
-            if pod == f"{run.workflow}-system-container-impl-{1000 + number}":
+            right = (
+                f"retry-system-container-impl-{2000 + number}"
+                if task in run.retried
+                else f"system-container-impl-{1000 + number}"
+            )
+            if pod == f"{run.workflow}-{right}" and task not in self.lost_logs:
                 return self.logs.get(task, f"{task}: first line\n{task}: last line\n")
-        raise Refusal(500, f"Failed to read logs from pod {pod} due to error opening log stream: pods {pod!r} not found")
+        # The real one has said 200 by then.
+        message = f"Failed to read logs from pod {pod} due to error opening log stream: pods {pod!r} not found"
+        return json.dumps({"error_message": message, "error_details": message})
 
     # Recurring runs ---------------------------------------------------------------------------------------------------
 
@@ -285,6 +297,13 @@ def tasks_of(spec: Item) -> list[str]:
 
     walk(spec["root"])
     return found
+
+
+def _retried(spec: Item) -> set[str]:
+    """Tasks with a retry policy: each attempt has a pod of its own."""
+    spec = spec.get("pipeline_spec", spec)
+    graphs = [spec["root"], *(c for c in spec.get("components", {}).values() if "dag" in c)]
+    return {name for graph in graphs for name, task in graph["dag"]["tasks"].items() if "retryPolicy" in task}
 
 
 def _id() -> str:
