@@ -90,7 +90,7 @@ def settle(task: Any, step: str, options: CompileOptions, parameters: Parameters
     _volumes(task, step, options, parameters)
     _nodes(task, step, parameters, pod)
     _secrets(task, step, options, parameters)
-    _site(task, options)
+    _site(task, step, options)
     return task
 
 
@@ -148,8 +148,10 @@ def _secrets(task: Any, step: str, options: CompileOptions, parameters: Paramete
             kubernetes.use_secret_as_env(task, names[kind], {key: key for key in keys}, optional=True)
 
 
-def _site(task: Any, options: CompileOptions) -> None:
-    """What a disconnected site needs in every step, and Kueue's labels."""
+def _site(task: Any, step: str, options: CompileOptions) -> None:
+    """Labels, by which network policies know steps, and what a disconnected site and Kueue need in each."""
+    kubernetes.add_pod_label(task, "app.kubernetes.io/name", "enginepress")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", step.replace("_", "-"))
     for name, value in (
         ("HTTP_PROXY", options.http_proxy),
         ("HTTPS_PROXY", options.https_proxy),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -63,6 +64,7 @@ class Compiled:
         return found
 
 
+@cache
 def compiled(name: str, **options: Any) -> Compiled:
     text = compile_pipeline(name, CompileOptions(**{"image": IMAGE, **options}))
     pipeline, platform = yaml.safe_load_all(text)

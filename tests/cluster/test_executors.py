@@ -201,6 +201,8 @@ def test_a_disconnected_site_is_told_to_every_step() -> None:
         (pull,) = task.platform["imagePullSecret"]
         assert pull["secretName"] == "mirror-pull"
         assert task.platform["podMetadata"]["labels"] == {
+            "app.kubernetes.io/name": "enginepress",
+            "app.kubernetes.io/component": task.name,
             "kueue.x-k8s.io/queue-name": "gpu-builds",
             "kueue.x-k8s.io/priority-class": "low",
         }
