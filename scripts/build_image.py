@@ -1,10 +1,10 @@
 """Builds an image for pipeline steps with podman or buildah, and says by which digest to name it.
 
-    python scripts/build_image.py trtllm --base nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3@sha256:… --tag SITE/enginepress-gpu:1
-    python scripts/build_image.py slim --base docker.io/library/python:3.11-slim@sha256:… --tag SITE/enginepress:1 --push
+    build_image.py trtllm --base nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3@sha256:… --tag SITE/enginepress-gpu:1
+    build_image.py slim --base docker.io/library/python:3.11-slim@sha256:… --tag SITE/enginepress:1 --push
 
-Needs no root where podman needs none. `--wheels DIR` takes all packages from that folder and none from an index, for sites without one.
-Plain Python, but for the wheel of enginepress, which pip builds.
+Needs no root where podman needs none. `--wheels DIR` takes all packages from that folder and none from an index, for sites that
+have none. Plain Python, but for the wheel of enginepress, which pip builds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Installs enginepress and kfp's executor into an image without changing a package of its base. Runs inside the image; plain Python.
+"""Installs enginepress and kfp's executor into an image without changing a package of its base. Runs in the image; plain Python.
 
-kfp itself is installed without its requirements: a step needs its executor only, and kfp pins packages that NVIDIA's images hold in
-other versions. With the extra `kfp` all of it is installed, for images that run pipelines by themselves, as the watcher's does.
+kfp itself is installed without its requirements: a step needs its executor only, and kfp pins packages that NVIDIA's images hold
+in other versions. With the extra `kfp` all of it is installed, for images that run pipelines by themselves, as the watcher's does.
 """
 
 from __future__ import annotations
@@ -31,16 +31,13 @@ def main() -> None:
     where = [] if alone else ["--no-index", f"--find-links={arguments.wheels}"]
     before = packages()
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as held:
-        held.write("".join(f"{name}=={version}\n" for name, version in before.items() if name != "enginepress"))
+        held.write("".join(f"{name}=={version}\n" for name, version in {**before, "kfp": arguments.kfp}.items()))
         held.flush()
         extras = f"[{arguments.extras}]" if arguments.extras else ""
         run("install", *QUIET, *where, "--constraint", held.name, f"enginepress{extras} @ {ours.resolve().as_uri()}")
         run("install", *QUIET, *where, "--no-deps", f"kfp=={arguments.kfp}")
-    changed = [
-        f"{name} {version} -> {packages().get(name, 'gone')}"
-        for name, version in before.items()
-        if packages().get(name) != version
-    ]
+    after = packages()
+    changed = [f"{name} {version} -> {after.get(name, 'gone')}" for name, version in before.items() if after.get(name) != version]
     if changed:
         sys.exit("packages of the base image were changed: " + ", ".join(changed))
     probe = "import kfp.dsl.executor_main, enginepress.steps.task, enginepress.recipe_file"
