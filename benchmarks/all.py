@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks import modelopt
 from benchmarks.command_line import help_times, plan_times, up_to_date_times
+from benchmarks.compile import compile_times
 from benchmarks.downloads import rows as rows_of_downloads
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
 from benchmarks.outdated import outdated_times
@@ -85,6 +86,13 @@ def _render(_: argparse.Namespace) -> Rows:
     measured = f"{statistics.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})"
     what = "rendering and validating a tensorrt_llm repository of five models, in process"
     return [(what, measured, "not compared here", "", f"at most {LIMIT_MS} ms")]
+
+
+def _compile(arguments: argparse.Namespace) -> Rows:
+    times = compile_times(arguments.folder / "compiled")
+    ours, other = times["compile"], times["import kfp"]
+    what = "`enginepress compile`, both pipelines, whole process"
+    return [(what, str(ours), f"a process that only imports kfp: {other}", f"{ours.median / other.median:.2f}", "at most 2 s")]
 
 
 def _outdated(_: argparse.Namespace) -> Rows:
@@ -162,6 +170,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "watch": _watch,
     "render": _render,
     "modelopt": _modelopt,
+    "compile": _compile,
 }
 
 

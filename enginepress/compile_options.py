@@ -19,8 +19,8 @@ from enginepress.errors import UsageError
 DEFAULT_IMAGE = f"enginepress/enginepress-python:{__version__}"
 
 KNOWN_SECRETS = {
-    "source": ("HF_TOKEN", "NGC_API_KEY"),
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "source": ("HF_TOKEN", "HF_ENDPOINT", "NGC_API_KEY", "NGC_CLI_API_URL"),
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"),
     "registry": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     "recipe": (),
 }

@@ -1,7 +1,7 @@
 """Installs enginepress and kfp's executor into an image without changing a package of its base. Runs in the image; plain Python.
 
 kfp itself is installed without its requirements: a step needs its executor only, and kfp pins packages that NVIDIA's images hold
-in other versions. With the extra `kfp` all of it is installed, for images that run pipelines by themselves, as the watcher's does.
+in other versions. With the extra `kfp` all of it is installed, for images that run pipelines themselves, as the watcher does.
 """
 
 from __future__ import annotations

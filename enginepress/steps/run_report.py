@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
         state, error: as Kubeflow says that the run ended.
     """
     lines = [f"# Run {run}: {state.lower()}", ""]
-    folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir())
+    if (looked_at := workspace.read_json("runs", run, "changed.json")) is not None:
+        lines += _recipes(looked_at)
+    folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir() and p.name != run)
     for folder in folders:
         records = [r for s in STEPS if (r := workspace.read_json("runs", folder.name, f"{s}.json")) is not None]
         lines += _section(folder.name.removeprefix(f"{run}-"), records)
-    if not folders:
+    if not folders and looked_at is None:
         lines += ["No step has started.", ""]
     if error:
         lines += ["Kubeflow says:", "", "```", error.strip(), "```", ""]
@@ -35,6 +38,22 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     _forget_old_runs(workspace.path("runs"))
     workspace.sweep()
     return text
+
+
+def _recipes(looked_at: list[dict[str, Any]]) -> list[str]:
+    """What find_changed saw."""
+    counts = Counter(one["state"] for one in looked_at)
+    lines = [
+        "## Recipes",
+        "",
+        f"{len(looked_at)} looked at: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ".",
+        "",
+    ]
+    for one in looked_at:
+        if (error := one.get("error")) is not None:
+            lines += [f"**{one['path']}** {error['message']}", ""]
+            lines += [f"What to do: {error['fix']}", ""] if error.get("fix") else []
+    return lines
 
 
 def _section(name: str, records: list[dict[str, Any]]) -> list[str]:

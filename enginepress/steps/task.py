@@ -94,11 +94,16 @@ def report_task(run: str, state: str, error: str) -> str:
 def find_changed_task(folder: str, run: str) -> tuple[str, list[dict[str, str]]]:
     """The first task of a scheduled rebuild: how the recipes of a folder stand, as JSON, and those that are to be built, each as
     the parameters `recipe` and `recipe_digest` of build_and_publish."""
+    from enginepress.errors import EnginepressError
     from enginepress.steps.find_changed import find_changed
     from enginepress.workspace import Workspace
 
     _settle()
-    return find_changed(folder, Workspace.from_environment(), os.environ.get(RUN, run))
+    try:
+        return find_changed(folder, Workspace.from_environment(), os.environ.get(RUN, run))
+    except EnginepressError as error:
+        print(f"find_changed: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
+        sys.exit(1)
 
 
 def _settle() -> None:

@@ -1,0 +1,207 @@
+"""A step as a task: recipes that are left in the workspace, tries that cannot help, scratch, and what the exit handler tells."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginepress.errors import RecipeError, UsageError
+from enginepress.recipe import Recipe
+from enginepress.recipe_file import travelling_json
+from enginepress.steps.find_changed import find_changed, recipes_in
+from enginepress.steps.job import Plan
+from enginepress.steps.run_report import KEPT_RUNS, run_report
+from enginepress.steps.scratch_output import scratch_output
+from enginepress.steps.task import step_task
+from enginepress.steps.travelling import arrived_recipe, leave_recipe
+from enginepress.workspace import Workspace
+
+RECIPE = Recipe.model_validate({"name": "tiny", "source": "hf://org/tiny@main", "stores": ["file:///srv/models"]})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("ENGINEPRESS_WORKSPACE", str(tmp_path / "w"))
+    for name in ("ENGINEPRESS_OWNER", "ENGINEPRESS_RUN", "ENGINEPRESS_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    return Workspace(tmp_path / "w")
+
+
+def _record(workspace: Workspace, step: str, run: str = "r-tiny", **values: Any) -> None:
+    workspace.write_json({"step": step, "status": "done", "seconds": 1.0, "facts": {}, **values}, "runs", run, f"{step}.json")
+
+
+def _plan() -> str:
+    return Plan("r-tiny", "revision", "commit", "engine", "key", "checks", 7).to_json()
+
+
+def test_a_recipe_that_is_left_in_the_workspace_arrives_as_it_was(workspace: Workspace) -> None:
+    text, digest = leave_recipe(RECIPE, workspace)
+    assert len(text) < 100
+    assert arrived_recipe(text, digest, workspace) == RECIPE
+    assert arrived_recipe(travelling_json(RECIPE), RECIPE.digest(), workspace) == RECIPE
+    file = workspace.path("recipes", f"{digest}.json")
+    file.write_text(file.read_text().replace("org/tiny", "org/evil"))
+    with pytest.raises(RecipeError, match="was changed on its way"):
+        arrived_recipe(text, digest, workspace)
+    with pytest.raises(RecipeError, match="is not in this workspace"):
+        arrived_recipe("workspace:" + "0" * 64, "", workspace)
+
+
+def _build(**more: str) -> str:
+    return step_task("build", travelling_json(RECIPE), RECIPE.digest(), _plan(), **more)
+
+
+def test_a_step_that_said_no_for_good_is_not_done_again_within_its_run(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _record(workspace, "build", status="failed", final=True, error={"message": "the tool said no"})
+    with pytest.raises(SystemExit):
+        _build()
+    assert "the tool said no (this was said before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"status": "running"},
+        {"status": "failed", "final": False, "error": {"message": "the network was away"}},
+        {"status": "done"},
+    ],
+    ids=["killed", "cut off", "done"],
+)
+def test_a_step_that_was_killed_or_cut_off_is_done_again(workspace: Workspace, before: dict[str, Any]) -> None:
+    _record(workspace, "build", **before)
+    assert json.loads(_build()) == {"skipped": "release 7 is built already"}
+    assert workspace.read_json("runs", "r-tiny", "build.json")["status"] == "done"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("error", "final"), [("RecipeError", True), ("GateError", True), ("BuildError", True), ("StoreError", False)]
+)
+def test_a_failed_step_says_whether_trying_again_can_help(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, error: str, final: bool
+) -> None:
+    import enginepress.errors
+    import enginepress.steps.build
+
+    def fails(*_: object) -> dict[str, Any]:
+        raise getattr(enginepress.errors, error)("no")
+
+    monkeypatch.setattr(enginepress.steps.build, "build", fails)
+    with pytest.raises(SystemExit):
+        _build()
+    record = workspace.read_json("runs", "r-tiny", "build.json")
+    assert record is not None
+    assert record["final"] is final
+
+
+def test_work_is_done_in_scratch_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, output = tmp_path / "scratch", tmp_path / "output"
+    scratch.mkdir()
+    output.mkdir()
+    monkeypatch.setenv("ENGINEPRESS_SCRATCH", str(scratch))
+    with scratch_output(output, "tensorrt_llm") as place:
+        assert place.parent == scratch
+        (place / "a").mkdir()
+        (place / "a" / "rank0.engine").write_bytes(b"engine")
+        assert not list(output.iterdir())
+    assert (output / "a" / "rank0.engine").read_bytes() == b"engine"
+    assert not list(scratch.iterdir())
+    with contextlib.suppress(ZeroDivisionError), scratch_output(output, "tensorrt_llm") as place:
+        (place / "half").touch()
+        raise ZeroDivisionError
+    assert not (output / "half").exists()
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize(("builder", "named"), [("vllm", True), ("tensorrt_llm", False)])
+def test_what_links_files_or_has_no_scratch_works_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str, named: bool
+) -> None:
+    if named:
+        monkeypatch.setenv("ENGINEPRESS_SCRATCH", str(tmp_path))
+    else:
+        monkeypatch.delenv("ENGINEPRESS_SCRATCH", raising=False)
+    with scratch_output(tmp_path, builder) as place:
+        assert place == tmp_path
+
+
+def test_the_report_tells_each_recipe_and_what_to_do(workspace: Workspace) -> None:
+    _record(workspace, "resolve", run="r-one", facts={"revision_id": "abc"})
+    _record(
+        workspace, "build", run="r-one", status="failed", error={"message": "no room", "where": "/tmp", "fix": "more scratch"}
+    )
+    _record(workspace, "resolve", run="r-two")
+    _record(workspace, "download", run="r-two", status="running")
+    failed = {"name": "three", "path": "/recipes/3.yaml", "state": "failed", "error": {"message": "is gone", "fix": "look"}}
+    workspace.write_json([failed, {"name": "four", "path": "", "state": "current", "error": None}], "runs", "r", "changed.json")
+    text = run_report(workspace, "r", "FAILED", "a task failed")
+    assert text.startswith("# Run r: failed")
+    assert text.index("## Recipes") < text.index("## one") < text.index("## two")
+    assert "2 looked at: 1 current, 1 failed" in text
+    assert "**/recipes/3.yaml** is gone" in text
+    assert "**build failed.** /tmp: no room" in text
+    assert "What to do: more scratch" in text
+    assert "was killed" in text
+    assert "a task failed" in text
+    assert (workspace.path("runs") / "r.md").read_text() == text
+
+
+def test_the_report_of_a_run_that_never_started_says_so_and_old_ones_are_forgotten(workspace: Workspace) -> None:
+    for number in range(KEPT_RUNS + 5):
+        folder = workspace.path("runs", f"old-{number}")
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
+    assert "No step has started." in run_report(workspace, "r", "CANCELLED", "")
+    left = {p.name for p in workspace.path("runs").iterdir()}
+    assert len(left) == KEPT_RUNS
+    assert {"r.md", f"old-{KEPT_RUNS + 4}"} <= left
+    assert "old-0" not in left
+
+
+def test_recipes_are_found_as_a_configmap_or_git_sync_shows_them(tmp_path: Path) -> None:
+    """A ConfigMap: links into a hidden folder that changes as a whole. Each file is found once."""
+    data = tmp_path / "..2026_11_27" / "x"
+    data.mkdir(parents=True)
+    for name in ("one.yaml", "two.yml"):
+        (data / name).write_text("name: a\nsource: b\nstores: []\n")
+        (tmp_path / name).symlink_to(data / name)
+    (tmp_path / "values.yaml").write_text("other: thing\n")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "three.yaml").write_text("name: a\nsource: b\nstores: []\n")
+    assert [p.name for p in recipes_in(tmp_path)] == ["one.yaml", "two.yml"]
+
+
+def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.sources.tiny import checkpoint, write
+
+    write(tmp_path / "checkpoint", checkpoint())
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for file, name in (("a", "one"), ("b", "twin"), ("c", "twin")):
+        (folder / f"{file}.yaml").write_text(
+            f"name: {name}\nsource: file://{tmp_path}/checkpoint\nstores: [file://{tmp_path}/store]\nchannels: [production]\n"
+        )
+    (folder / "wrong.yaml").write_text("name: wrong\nsource: nowhere\nstores: [file:///x]\n")
+    summary, todo = find_changed(str(folder), workspace, "r")
+    assert [t["name"] for t in todo] == ["one"]
+    recipe = arrived_recipe(todo[0]["recipe"], todo[0]["recipe_digest"], workspace)
+    assert recipe.channels == ["candidate"]
+    said = json.loads(summary)
+    assert said["recipes"] == 4
+    assert said["named_twice"] == ["twin"]
+    assert [f["path"] for f in said["failed"]] == [str(folder / "wrong.yaml")]
+    assert "wrong.yaml" in capsys.readouterr().err
+
+
+def test_a_folder_without_recipes_is_a_mistake(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no recipe"):
+        find_changed(str(tmp_path), workspace, "r")
