@@ -25,6 +25,8 @@ from tests.run.recipes import write_recipe
 
 IMAGE = "registry.example/enginepress@sha256:" + "ab" * 32
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture
 def site() -> Iterator[Path]:
