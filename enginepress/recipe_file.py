@@ -201,7 +201,7 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
     if isinstance(checks.reference, str):
         checks = checks.model_copy(update={"reference": _read_reference(folder / checks.reference)})
     if registry.tracking_uri is not None:
-        registry = registry.model_copy(update={"tracking_uri": _absolute_sqlite(registry.tracking_uri, folder)})
+        registry = registry.model_copy(update={"tracking_uri": absolute_sqlite(registry.tracking_uri, folder)})
     engine = recipe.engine
     if engine.calibration is not None:
         engine = engine.model_copy(update={"calibration": _found_calibration(engine.calibration, folder)})
@@ -296,7 +296,9 @@ def absolute_file_url(url: str, folder: Path) -> str:
     return "file://" + os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
 
 
-def _absolute_sqlite(uri: str, folder: Path) -> str:
+def absolute_sqlite(uri: str, folder: Path | None = None) -> str:
+    """`sqlite:///relative` as absolute, from the current folder or another; other URIs unchanged."""
+    folder = folder or Path.cwd()
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
         return prefix + os.path.normpath(os.path.join(folder, uri.removeprefix(prefix)))

@@ -97,7 +97,7 @@ class MlflowRegistry:
         identity = {"release": str(release), "build_key": manifest.build_key, "manifest_digest": manifest.digest}
         tags = {**identity, "revision": manifest.made_from["revision"], "stores": canonical_json(list(stores))}
         with self._session(f"registering release {release} of {model}") as client:
-            versions = _versions(client, model, identity)
+            versions = versions_of(client, model, identity)
             if not versions:
                 run = self._run(client, f"{model} release {release}", {"model": model, **tags})
                 if run.info.status != "FINISHED":
@@ -106,7 +106,7 @@ class MlflowRegistry:
                     client.create_registered_model(model)
                 source = f"enginepress://{model}/{release}?store={quote(stores[0], safe='/:')}"
                 client.create_model_version(model, source, run_id=run.info.run_id, tags=tags, await_creation_for=0)
-                versions = _versions(client, model, identity)
+                versions = versions_of(client, model, identity)
             first, *others = versions
             for other in others:
                 _remove(client, other, keep_run=first.run_id or "")
@@ -128,8 +128,8 @@ class MlflowRegistry:
                     run_id=version.run_id or "",
                     aliases=tuple(sorted(a for a, v in aliases.items() if v == int(version.version))),
                 )
-                for version in _versions(client, model, {})
-                if (number := _release_of(version)) is not None
+                for version in versions_of(client, model, {})
+                if (number := release_of(version)) is not None
             ]
 
     # Aliases ----------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class MlflowRegistry:
             RegistryError: if the release is not registered.
         """
         with self._session(f"moving the alias {channel} of {model}") as client:
-            versions = _versions(client, model, {"release": str(release)})
+            versions = versions_of(client, model, {"release": str(release)})
             if not versions:
                 raise RegistryError(
                     f"release {release} of {model} is not registered, so the alias {channel} cannot point to it",
@@ -154,7 +154,7 @@ class MlflowRegistry:
         """The release to which a channel's alias points; None without such an alias, or if it points to no release."""
         with self._session(f"reading the alias {channel} of {model}") as client:
             version = _aliases(client, model).get(channel)
-            return _release_of(client.get_model_version(model, str(version))) if version is not None else None
+            return release_of(client.get_model_version(model, str(version))) if version is not None else None
 
     def delete_alias(self, model: str, channel: str) -> None:
         """Removes a channel's alias, if there is one."""
@@ -232,7 +232,7 @@ def _text(value: Any) -> str:
 # Versions -------------------------------------------------------------------------------------------------------------
 
 
-def _versions(client: MlflowClient, model: str, tags: Mapping[str, str]) -> list[ModelVersion]:
+def versions_of(client: MlflowClient, model: str, tags: Mapping[str, str]) -> list[ModelVersion]:
     """The model's versions that carry these tags, lowest first."""
     wanted = " and ".join([f"name = '{model}'", *(f"tag.{k} = '{v}'" for k, v in tags.items())])
     found: list[ModelVersion] = []
@@ -260,7 +260,7 @@ def _aliases(client: MlflowClient, model: str) -> dict[str, int]:
     return {}
 
 
-def _release_of(version: ModelVersion) -> int | None:
+def release_of(version: ModelVersion) -> int | None:
     text = version.tags.get("release", "")
     return int(text) if re.fullmatch(r"[1-9][0-9]{0,8}", text) else None
 

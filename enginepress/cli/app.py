@@ -31,6 +31,8 @@ COMMANDS = {
     "reference": "enginepress.cli.reference",
     "validate": "enginepress.cli.validate",
     "verify": "enginepress.cli.verify",
+    "backup": "enginepress.cli.backup",
+    "restore": "enginepress.cli.restore",
     "schema": "enginepress.cli.schema",
     "doctor": "enginepress.cli.doctor",
     "submit": "enginepress.cli.submit",

@@ -19,7 +19,8 @@ import re
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
 
@@ -27,7 +28,7 @@ from enginepress.errors import StoreError
 from enginepress.files import check_relative, copy_hashed, make_folders, newest_ns, remove_tree, sync_folder, sync_tree
 from enginepress.manifest import utc_now
 from enginepress.repository import Placement
-from enginepress.stores.history import Move, append_move, read_moves
+from enginepress.stores.history import Move, append_move, read_moves, write_moves
 from enginepress.stores.layout import ModelFolder, check_channel, store_errors
 from enginepress.stores.store import PlaceAt
 
@@ -146,6 +147,38 @@ def activate(
         with contextlib.suppress(OSError):
             _remove_older(folder, channel, keep={activation.name, before.name if before is not None else ""})
         return target
+
+
+def restore(folder: ModelFolder, channel: str, moves: Sequence[Move], place: PlaceAt, *, reader_root: str) -> None:
+    """Makes a channel with the history that it had elsewhere; see `Store.restore_channel`.
+
+    The activation is called as the last move says. The history is there before the channel: whoever is killed in between
+    leaves none, and does all of it again.
+    """
+    check_channel(channel)
+    last = moves[-1]
+    activation = _parse(last.activation)
+    if activation is None or (activation.channel, activation.release) != (channel, last.release):
+        activation = Activation(f"{channel}-{last.release}-{uuid.uuid4().hex[:8]}", channel, last.release)
+    with (
+        store_errors(f"restoring channel {channel} of {folder.model}", where=folder.path),
+        folder.lock(f"channel-{channel}", about=f"restoring channel {channel} of {folder.model}"),
+    ):
+        now = current(folder, channel)
+        if now is not None and now.name == activation.name:
+            return
+        if now is not None:
+            raise StoreError(
+                f"channel {channel} of {folder.model} is there, on release {now.release}",
+                where=str(folder.channels / channel),
+                fix="restore into an empty store",
+            )
+        target = folder.activations / activation.name
+        folder.check_real(target)
+        remove_tree(target)
+        _write(target, place(f"{reader_root}/{folder.model}/activations/{activation.name}"), folder=folder, newer_than=None)
+        write_moves(folder.history(channel), [*moves[:-1], replace(last, activation=activation.name)])
+        _point(folder, activation, None)
 
 
 def _check_expected(folder: ModelFolder, channel: str, before: Activation | None, expect: int | None) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -28,7 +28,7 @@ from enginepress.stores.history import Move, read_moves
 from enginepress.stores.index import read_index
 from enginepress.stores.layout import ABANDONED_SECONDS, REMOVED, ModelFolder, check_channel, check_record, is_older, store_errors
 from enginepress.stores.resuming import resume_copy
-from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store
+from enginepress.stores.store import Allotment, Describe, Difference, PlaceAs, PlaceAt, Progress, Store
 from enginepress.stores.strays import model_strays, store_strays
 
 
@@ -209,6 +209,14 @@ class FileStore(Store):
         known = ", ".join(map(str, self.numbers(model))) or "none"
         return StoreError(f"has no release {number} of {model}", where=self.url, fix=f"there are: {known}")
 
+    def allotment(self, model: str) -> Allotment:
+        folder = self._folder(model)
+        known = folder.description()
+        return Allotment(known["primary"], max([known["last"], *folder.numbers()]))
+
+    def allot(self, model: str, allotment: Allotment) -> None:
+        self._folder(model).allot(primary=allotment.primary, last=allotment.last)
+
     def strays(self, model: str | None = None) -> list[str]:
         if model is None:
             return store_strays(self.root)
@@ -332,6 +340,10 @@ class FileStore(Store):
             why=why,
             back=back,
         )
+
+    def restore_channel(self, model: str, channel: str, moves: Sequence[Move], place: PlaceAt) -> None:
+        self.manifest(model, moves[-1].release)
+        links.restore(self._folder(model), channel, moves, place, reader_root=self._reader_root())
 
     def history(self, model: str, channel: str) -> list[Move]:
         folder = self._folder(model)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.files import make_folders, sync_folder
+from enginepress.files import make_folders, sync_folder, write_atomic
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ def append_move(path: Path, move: Move, *, current: str | None) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     sync_folder(path.parent)
+
+
+def write_moves(path: Path, moves: Iterable[Move]) -> None:
+    """A whole history, in place of what is there. Call it under the channel's lock, before the channel is made."""
+    lines = [json.dumps(asdict(move), sort_keys=True, ensure_ascii=False) + "\n" for move in moves]
+    write_atomic(path, "".join(lines))
 
 
 def came_before(moves: Iterable[tuple[int, bool]], exists: Callable[[int], bool]) -> int | None:

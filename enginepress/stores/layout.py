@@ -207,6 +207,13 @@ class ModelFolder:
                 with suppress(OSError):
                     path.unlink()
 
+    def allot(self, *, primary: str | None, last: int) -> None:
+        """Writes `model.json` anew; `last` never goes down."""
+        with store_errors("writing model.json", where=self.path), self.lock("model", about=f"changing who numbers {self.model}"):
+            known = self.description()
+            fresh = {**known, "primary": primary, "last": max(last, known["last"])}
+            write_atomic(self.path / "model.json", json.dumps(fresh, indent=1, sort_keys=True) + "\n")
+
     def _damaged(self, path: Path, problem: str) -> StoreError:
         return StoreError(
             f"is damaged: {problem}",

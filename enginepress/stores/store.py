@@ -7,7 +7,7 @@ channels move with a history. Steps and commands know this class and nothing of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -45,6 +45,19 @@ class Difference:
             "link": "is a symbolic link, not the file",
         }
         return f"{self.path} {words[self.problem]}"
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Who gives a model's releases their numbers.
+
+    Attributes:
+        primary: URL of the store that does; None if it is this one.
+        last: the highest number that was ever given, so that a removed release's is not given again; 0 if none was.
+    """
+
+    primary: str | None
+    last: int
 
 
 class Store(ABC):
@@ -155,6 +168,14 @@ class Store(ABC):
             StoreError: if a channel points to it, or there is no such release.
         """
 
+    @abstractmethod
+    def allotment(self, model: str) -> Allotment:
+        """As if empty, where there is no such model. Raises StoreError if what says so is damaged."""
+
+    @abstractmethod
+    def allot(self, model: str, allotment: Allotment) -> None:
+        """Says anew who gives the numbers. `last` only ever grows."""
+
     def strays(self, model: str | None = None) -> list[str]:
         """What lies in the store, or among what belongs to a model, and is nothing that a store keeps. Relative to it, sorted.
 
@@ -253,6 +274,16 @@ class Store(ABC):
 
         Raises:
             StoreError: no such release, not where it was expected, store full or not writable.
+        """
+
+    @abstractmethod
+    def restore_channel(self, model: str, channel: str, moves: Sequence[Move], place: PlaceAt) -> None:
+        """Makes a channel as it was elsewhere, on the release of its last move and with its whole history.
+
+        Doing it again is doing nothing.
+
+        Raises:
+            StoreError: if there is such a channel with another last move; no such release; store full or not writable.
         """
 
     def channel_path(self, model: str, channel: str) -> Path | None:
