@@ -15,7 +15,6 @@ is gone on with by the next one, and until that is through, the catalogue before
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,4 +238,4 @@ def _folder(store: Store, model: str, number: int, workspace: Workspace) -> Iter
         return
     fetched = release_folder(store, model, number, workspace)
     yield fetched
-    shutil.rmtree(fetched, ignore_errors=True)
+    workspace.discard("releases", store.manifest(model, number).digest)

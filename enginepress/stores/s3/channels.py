@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import EllipsisType
 from typing import Any
@@ -144,6 +144,27 @@ def move(
             return
         except (Unmet, Missing):
             continue
+
+
+def restore(client: StoreClient, keys: ModelKeys, guarantees: Guarantees, name: str, moves: Sequence[Move]) -> None:
+    """Makes a channel with the history that it had elsewhere; see `Store.restore_channel`."""
+    now = read(client, keys, name)
+    if now.release is None:
+        whole = Channel()
+        for start in range(0, len(moves), KEPT):
+            part = tuple(moves[start : start + KEPT])
+            whole = _archived(client, keys, name, Channel(part[-1].release, (*whole.moves, *part), whole.archived))
+        try:
+            client.put(keys.channel(name), whole.to_text(name), if_none_match=guarantees.create != "ignored")
+            return
+        except Unmet:  # perhaps ourselves, and the answer was lost
+            now = read(client, keys, name)
+    if not now.moves or now.moves[-1] != moves[-1]:
+        raise StoreError(
+            f"channel {name} of {keys.model} is there, on release {now.release}",
+            where=client.where(keys.channel(name)),
+            fix="restore into an empty store",
+        )
 
 
 def _unexpected(where: str, model: str, channel: str, found: int | None, expected: int | None) -> StoreError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -131,6 +131,11 @@ class StoreClient:
         """Names right under a prefix that have something under them."""
         found = self._pages(prefix, "CommonPrefixes", Delimiter="/")
         return sorted(e["Prefix"].removeprefix(prefix).rstrip("/") for e in found)
+
+    def objects(self, prefix: str, *, but: Collection[str] = ()) -> list[str]:
+        """Names of the objects right under a prefix, sorted."""
+        found = (e["Key"].removeprefix(prefix) for e in self._pages(prefix, "Contents", Delimiter="/"))
+        return sorted(name for name in found if name and name not in but)
 
     def _pages(self, prefix: str, field: str, **more: Any) -> Iterator[Any]:
         token: dict[str, str] = {}

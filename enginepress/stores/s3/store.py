@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,13 +17,13 @@ from enginepress.manifest import Manifest
 from enginepress.s3_access import S3Settings
 from enginepress.stores.history import Move
 from enginepress.stores.layout import check_channel
-from enginepress.stores.s3 import channels, publishing
+from enginepress.stores.s3 import channels, publishing, upkeep
 from enginepress.stores.s3.client import Missing, StoreClient, Stored
 from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, is_repository_name, number_of
 from enginepress.stores.s3.probe import Guarantees, guarantees_of
 from enginepress.stores.s3.publishers import Publisher
 from enginepress.stores.s3.reading import fetch_files, sha256_of_object
-from enginepress.stores.store import Describe, Difference, PlaceAs, PlaceAt, Progress, Store
+from enginepress.stores.store import Allotment, Describe, Difference, PlaceAs, PlaceAt, Progress, Store
 
 AT_ONCE = 8
 _WRITTEN = "written"
@@ -236,6 +236,25 @@ class S3Store(Store):
             client.delete_all([s.key for s in client.listing(keys.records(number))])
             remover.withdraw()
 
+    def allotment(self, model: str) -> Allotment:
+        return upkeep.allotment(self._client, self._keys(model))
+
+    def allot(self, model: str, allotment: Allotment) -> None:
+        upkeep.allot(self._site(model), allotment)
+
+    def strays(self, model: str | None = None) -> list[str]:
+        """As `Store.strays`. Repositories of releases that cannot be read are taken for strays, too."""
+        if model is None:
+            return upkeep.store_strays(self._client, self._prefix, self.models())
+        return upkeep.model_strays(self._client, self._keys(model), set(self._repositories(model)))
+
+    def _repositories(self, model: str) -> Iterator[str]:
+        for number in self.numbers(model):
+            try:
+                yield self._read(model, number)[1]
+            except StoreError:
+                continue
+
     # Records ----------------------------------------------------------------------------------------------------------
 
     def write_record(self, model: str, number: int, name: str, value: Mapping[str, Any]) -> None:
@@ -266,6 +285,11 @@ class S3Store(Store):
             raise StoreError(f"is damaged: {problem}", where=self._client.where(key), fix=fix)
         written = stored.metadata.get(_WRITTEN, "")
         return data, (stored.modified, int(written) if written.isdigit() else 0, key)
+
+    def record_names(self, model: str, number: int) -> list[str]:
+        folder = self._keys(model).records(number)
+        names = (s.key.removeprefix(folder) for s in self._client.listing(folder))
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
     def records(self, model: str, number: int) -> dict[str, dict[str, Any]]:
         folder = self._keys(model).records(number)
@@ -351,6 +375,12 @@ class S3Store(Store):
             back=back,
             check=check,
         )
+
+    def restore_channel(self, model: str, channel: str, moves: Sequence[Move], place: PlaceAt) -> None:
+        """As `Store.restore_channel`. Readers pull, so `place` is not called."""
+        self.manifest(model, moves[-1].release)
+        publishing.check_single_writer(self._site(model))
+        channels.restore(self._client, self._keys(model), self.guarantees, check_channel(channel), moves)
 
     def history(self, model: str, channel: str) -> list[Move]:
         return channels.history(self._client, self._keys(model), channel)
