@@ -163,6 +163,7 @@ def restore(folder: ModelFolder, channel: str, moves: Sequence[Move], place: Pla
     with (
         store_errors(f"restoring channel {channel} of {folder.model}", where=folder.path),
         folder.lock(f"channel-{channel}", about=f"restoring channel {channel} of {folder.model}"),
+        folder.lock(f"release-{last.release}", about=f"restoring channel {channel} of {folder.model}"),
     ):
         now = current(folder, channel)
         if now is not None and now.name == activation.name:
