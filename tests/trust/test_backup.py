@@ -268,9 +268,10 @@ def test_a_damaged_release_is_not_backed_up_and_a_damaged_backup_not_restored(
 ) -> None:
     backup(site.store, kept, workspace=workspace)
     for store in (site.store, kept):
-        path = store.root / MODEL / "releases/2/repository/tiny/2/model.py"
-        path.chmod(0o644)
-        path.write_bytes(path.read_bytes()[::-1])
+        path = store.root / MODEL / "releases/2/repository/tiny/2/engine/part0.bin"
+        data = path.read_bytes()
+        path.unlink()  # releases share files
+        path.write_bytes(data[::-1])
     with pytest.raises(StoreError, match="sha256"):
         backup(site.store, FileStore(kept.root.with_name("second")), workspace=workspace)
     with pytest.raises(StoreError, match="sha256"):
