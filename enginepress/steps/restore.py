@@ -13,8 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from enginepress.errors import RegistryError, StoreError
 from enginepress.manifest import Manifest
 from enginepress.mlflow_access import shown
@@ -207,6 +205,8 @@ def _register(store: Store, model: str, catalogue: Catalogue, settings: Registry
 
 
 def _recipe(manifest: Manifest) -> Recipe:
+    from pydantic import ValidationError
+
     try:
         return Recipe.model_validate(dict(manifest.recipe))
     except ValidationError as error:
