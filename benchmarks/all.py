@@ -25,6 +25,7 @@ from benchmarks.compile import compile_times
 from benchmarks.downloads import rows as rows_of_downloads
 from benchmarks.full_run import FullRun, full_runs, median_run, private_copy
 from benchmarks.outdated import outdated_times
+from benchmarks.publish import rows as rows_of_publish
 from benchmarks.render import LIMIT_MS, render_ms
 from benchmarks.serving import STREAMS, ServingTimes, serving_times
 from benchmarks.watch import watch_times
@@ -118,6 +119,10 @@ def _downloads(arguments: argparse.Namespace) -> Rows:
     ]
 
 
+def _publish(arguments: argparse.Namespace) -> Rows:
+    return rows_of_publish(arguments.folder / "publish", 3)
+
+
 def _full_run(_: argparse.Namespace) -> Rows:
     run: FullRun = median_run(full_runs(RECIPE))
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.steps.items())
@@ -166,6 +171,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "full_run": _full_run,
     "serving": _serving,
     "downloads": _downloads,
+    "publish": _publish,
     "outdated": _outdated,
     "watch": _watch,
     "render": _render,

@@ -12,12 +12,16 @@ from enginepress.cli.options import json_option, load_target, target_argument
 
 @click.command(short_help="List a model's releases and channels.")
 @target_argument
+@click.option("--newest", type=click.IntRange(min=1), metavar="N", help="List the newest N.  [default: 10; with --json: all]")
+@click.option("--all", "every", is_flag=True, help="List all.")
 @json_option
-def releases(target: str, as_json: bool) -> None:
-    """List the releases of TARGET: a recipe file, or STORE/MODEL such as file:///srv/models/tiny-llama."""
-    from enginepress.steps.overview import overview
+def releases(target: str, newest: int | None, every: bool, as_json: bool) -> None:
+    """List the newest releases, and those on channels, of TARGET: a recipe file, or STORE/MODEL such as
+    file:///srv/models/tiny-llama."""
+    from enginepress.steps.overview import SHOWN, overview
 
-    rows = overview(load_target(target))
+    limit = newest or (None if every or as_json else SHOWN)
+    rows = overview(load_target(target), newest=limit)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
@@ -43,6 +47,8 @@ def releases(target: str, as_json: bool) -> None:
         )
     # A pipe has no width: nothing is cut there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if limit is not None and len(rows) >= limit and rows[0].release > 1:
+        click.echo(f"these are the newest {limit} and those on channels; --all lists all")
     for row in rows:
         if row.damage:
             click.echo(f"release {row.release}: {row.damage}", err=True)

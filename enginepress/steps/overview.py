@@ -36,12 +36,24 @@ class ReleaseRow:
         return asdict(self)
 
 
-def overview(recipe: Recipe) -> list[ReleaseRow]:
-    """Every release in the primary store, oldest first."""
+SHOWN = 10
+"""Releases that people are shown unless they ask for more."""
+
+
+def overview(recipe: Recipe, *, newest: int | None = None) -> list[ReleaseRow]:
+    """Releases in the primary store, oldest first.
+
+    Args:
+        newest: only so many, besides those on channels; None: all, which takes a few milliseconds each.
+    """
     store = open_store(recipe.stores[0])
     channels = store.channels(recipe.name)
+    numbers = store.numbers(recipe.name)
+    if newest is not None:
+        wanted = {*numbers[-newest:], *channels.values()}
+        numbers = [number for number in numbers if number in wanted]
     rows = []
-    for number in store.numbers(recipe.name):
+    for number in numbers:
         try:
             manifest = store.manifest(recipe.name, number)
         except StoreError as error:

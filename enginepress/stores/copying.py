@@ -23,10 +23,10 @@ from enginepress.files import FileEntry, sync_file, sync_folder
 WORKERS = min(16, 2 * (os.cpu_count() or 1) + 2)
 """Threads. Reading, hashing and writing all let go of the interpreter; more than cores, since some wait for the disk."""
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 256 * 1024
 """Small enough to stay in the core's cache between reading, hashing and writing; memory is this for each worker."""
 
-_START_WRITING_AFTER = 16 * BLOCK_BYTES
+_START_WRITING_AFTER = 16 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -203,7 +203,8 @@ class ModelFolder:
             path = locks / name
             if not name.startswith("."):
                 Lock(path, about="sweeping").forget_the_dead()
-            elif left_by_the_dead(path) or is_older(path, than=now, by=ABANDONED_SECONDS):
+            # A living holder writes its lock anew every few seconds; a power cut may leave one that is empty.
+            if is_older(path, than=now, by=ABANDONED_SECONDS) or (name.startswith(".") and left_by_the_dead(path)):
                 with suppress(OSError):
                     path.unlink()
 

@@ -3,19 +3,25 @@
 python -m tests.stores.parts publish STORE SOURCE KEY          prints the release number
 python -m tests.stores.parts promote STORE CHANNEL NUMBER [EXPECT]
 python -m tests.stores.parts churn STORE SOURCE                publishes and promotes until it is killed
+python -m tests.stores.parts remove STORE NUMBER               and sweeps first, as prune does
+
+With ONE_THREAD in the environment files are copied and synced one after the other, so that every run makes the same system
+calls in the same order.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from enginepress.errors import StoreError
-from enginepress.files import FileEntry
+from enginepress.files import FileEntry, hash_folder
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
+from enginepress.stores import copying
 from enginepress.stores.filesystem import FileStore
 
 MODEL = "tiny"
@@ -101,8 +107,16 @@ def churn(store: FileStore, source: Path) -> None:
 def main(arguments: list[str]) -> None:
     verb, root, *rest = arguments
     store = FileStore(Path(root))
+    if os.environ.get("ONE_THREAD"):
+        copying.WORKERS = 1
     if verb == "publish":
-        print(publish(store, Path(rest[0]), rest[1]).release)
+        source = Path(rest[0])
+        known = {source / e.path: e.sha256 for e in hash_folder(source)}
+        print(publish(store, source, rest[1], expected=known).release)
+    elif verb == "remove":
+        store.sweep(MODEL)
+        store.remove(MODEL, int(rest[0]))
+        print("removed")
     elif verb == "promote":
         expect = {"expect": int(rest[2])} if len(rest) > 2 else {}
         try:
