@@ -1,23 +1,27 @@
 """What the releases of a model are found by, in one small file, so that looking among thousands reads no thousand manifests.
 
-    <store>/<model>/index.json   {"format": 1, "releases": {"7": ["<build key>", "<content digest>"], …}}
+    <store>/<model>/index.txt    enginepress index 1
+                                 7 <build key> <content digest>
 
-A cache: the publisher keeps it, whoever finds it missing or torn does without, and removing it harms nothing. A release never
-changes and its number is never given again, so a line stays right as long as the number is there. What is found by it is
-read from its manifest, which is the truth.
+A cache: the publisher adds a line, whoever finds it missing or torn does without what is not there, and removing it does no harm.
+A release never changes and its number is never given again, so a line stays right as long as the number is there. What is found
+by it is read from its manifest, which is the truth.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from enginepress.errors import StoreError
 from enginepress.files import write_unsynced
 from enginepress.manifest import Manifest
 from enginepress.stores.layout import ModelFolder
 
-FORMAT = 1
+NAME = "index.txt"
+_HEAD = "enginepress index 1\n"
+_LINE = re.compile(r"([1-9][0-9]{0,8}) ([0-9a-f]{64}) ([0-9a-f]{64})\n")
 
 Keys = tuple[str, str]
 """Build key and content digest."""
@@ -25,36 +29,48 @@ Keys = tuple[str, str]
 
 def read_index(folder: ModelFolder) -> dict[int, Keys]:
     """The releases that the index knows; none if there is no index, or no sense in it."""
-    path = folder.path / "index.json"
-    try:
-        folder.check_real(path)
-        data = json.loads(path.read_bytes())
-        if data["format"] != FORMAT:
-            return {}
-        return {int(number): (str(key), str(content)) for number, (key, content) in data["releases"].items()}
-    except (OSError, StoreError, ValueError, TypeError, KeyError, AttributeError):
+    text = _text(folder)
+    if not text.startswith(_HEAD):
         return {}
+    return {int(number): (key, content) for number, key, content in _LINE.findall(text, len(_HEAD))}
 
 
 def write_index(folder: ModelFolder, numbers: Iterable[int], published: Manifest) -> None:
-    """Adds a release, and any others that the index lacks; called under the model's lock.
-
-    Not synced: a torn index counts as none.
-    """
+    """Adds a release, and any others that the index lacks; called under a lock. Not synced: torn lines count as none."""
     known = read_index(folder)
-    known[published.release] = (published.build_key, published.content_digest)
-    releases = {}
-    for number in numbers:
-        keys = known.get(number) or _keys(folder, number)
-        if keys is not None:
-            releases[str(number)] = keys
-    write_unsynced(folder.path / "index.json", json.dumps({"format": FORMAT, "releases": releases}, separators=(",", ":")))
+    there = set(numbers)
+    fresh = {number: keys for number in sorted(there - known.keys()) if (keys := _keys(folder, number, published)) is not None}
+    text = _text(folder)
+    if known and text.endswith("\n") and len(known) < 2 * len(there) + 100:
+        with open(_path(folder), "a", encoding="ascii") as stream:
+            stream.write(_lines(fresh))
+        return
+    kept = {number: keys for number, keys in known.items() if number in there}
+    write_unsynced(_path(folder), _HEAD + _lines({**kept, **fresh}))
 
 
-def _keys(folder: ModelFolder, number: int) -> Keys | None:
-    path = folder.manifest(number)
+def _path(folder: ModelFolder) -> Path:
+    return folder.path / NAME
+
+
+def _text(folder: ModelFolder) -> str:
     try:
-        manifest = Manifest.from_text(path.read_bytes(), where=str(path))
-    except (OSError, StoreError):  # damaged; readers look at it themselves
-        return None
+        folder.check_real(_path(folder))
+        return _path(folder).read_text(encoding="ascii", errors="replace")
+    except (OSError, StoreError):
+        return ""
+
+
+def _lines(releases: dict[int, Keys]) -> str:
+    return "".join(f"{number} {key} {content}\n" for number, (key, content) in sorted(releases.items()))
+
+
+def _keys(folder: ModelFolder, number: int, published: Manifest) -> Keys | None:
+    manifest = published
+    if number != published.release:
+        path = folder.manifest(number)
+        try:
+            manifest = Manifest.from_text(path.read_bytes(), where=str(path))
+        except (OSError, StoreError):  # damaged; readers look at it themselves
+            return None
     return (manifest.build_key, manifest.content_digest) if manifest.release == number else None

@@ -7,7 +7,7 @@
     <store>/<model>/channels/production             -> ../activations/production-7-1c9f03ab
     <store>/<model>/activations/production-7-1c9f03ab/…   the release as its readers see it
     <store>/<model>/history/production.jsonl        every move of the channel
-    <store>/<model>/index.json                      a cache: build keys and digests of all releases (enginepress.stores.index)
+    <store>/<model>/index.txt                       a cache: build keys and digests of all releases (enginepress.stores.index)
     <store>/<model>/.partial/   .locks/             somebody is publishing, or was killed; who is working
 
 `last` is the highest number ever published here, so that a deleted release's number is not given to another one. `primary`
@@ -43,7 +43,6 @@ REMOVED = ".removed-"
 _MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _RECORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @contextmanager
@@ -74,6 +73,10 @@ def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
     if not pattern.fullmatch(name):
         raise UsageError(f"'{name}' is no name for a {what}: it must have the form {pattern.pattern}")
     return name
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name[0] != "0" and len(name) <= 9
 
 
 def is_older(path: Path, *, than: float, by: float) -> bool:
@@ -138,7 +141,7 @@ class ModelFolder:
         """Numbers that are taken, ascending: whatever stands under such a name, whole or not."""
         with store_errors("reading the store", where=self.releases):
             try:
-                return sorted(int(name) for name in os.listdir(self.releases) if _NUMBER.fullmatch(name))
+                return sorted([int(name) for name in os.listdir(self.releases) if _is_number(name)])
             except FileNotFoundError:
                 return []
 

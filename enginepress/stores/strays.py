@@ -13,7 +13,7 @@ from pathlib import Path
 
 from enginepress.stores.layout import store_errors
 
-_MODEL_ENTRIES = {"model.json", "index.json", "releases", "channels", "activations", "history", ".partial", ".locks"}
+_MODEL_ENTRIES = {"model.json", "index.txt", "releases", "channels", "activations", "history", ".partial", ".locks"}
 _RELEASE_ENTRIES = {"manifest.json", "repository", "records"}
 _PASSING = re.compile(r"\..+\.[0-9a-f]{8}|\.removed-.*|\.[a-z][a-z0-9-]*-[0-9a-f]{8}|\..+\.new")
 """Names of what is being written or removed."""

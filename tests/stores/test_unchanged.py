@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from enginepress.errors import StoreError
 from enginepress.files import hash_folder
 from enginepress.stores import copying, unchanged
 from enginepress.stores.filesystem import FileStore
+from enginepress.stores.index import read_index
+from enginepress.stores.layout import ModelFolder
 from tests.stores.parts import MODEL, key, make_source, promote, publish
 
 BIG = b"w" * (unchanged.SMALL_BYTES * 2)
@@ -226,40 +227,63 @@ def test_one_file_that_cannot_be_copied_ends_all(tmp_path: Path) -> None:
 # The index ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"format": 2, "releases": {}}', '{"format": 1, "releases": {"1": 7}}'])
-def test_an_index_that_is_missing_or_damaged_is_done_without_and_made_anew(
-    store: FileStore, source: Path, content: str | None
-) -> None:
+def listed(store: FileStore) -> list[int]:
+    return sorted(read_index(ModelFolder(store.root, MODEL)))
+
+
+def damaged_index(text: str, damage: str) -> str:
+    """The index of releases 1 to 3, after what a kill, a power cut or an older version may have done to it."""
+    lines = text.splitlines(keepends=True)
+    return {
+        "empty": "",
+        "no sense": "{}",
+        "another format": text.replace("index 1", "index 2"),
+        "cut in a line": text[:-10],
+        "cut in the head": text[:10],
+        "a line of zeros": "".join([*lines[:2], "\0" * len(lines[2]), lines[3]]),
+        "a line twice": text + lines[1],
+    }[damage]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["gone", "empty", "no sense", "another format", "cut in a line", "cut in the head", "a line of zeros", "a line twice"],
+)
+def test_an_index_that_is_missing_or_damaged_is_done_without_and_mended(store: FileStore, source: Path, damage: str) -> None:
     for name in "abc":
         publish(store, source, key(name))
-    path = store.root / MODEL / "index.json"
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    found = store.find(MODEL, key("b"))
-    assert found is not None
-    assert found.release == 2
+    path = store.root / MODEL / "index.txt"
+    text = path.read_text()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(damaged_index(text, damage))
+    for name, number in (("a", 1), ("b", 2), ("c", 3)):
+        found = store.find(MODEL, key(name))
+        assert found is not None
+        assert found.release == number
     assert store.find(MODEL, key("d")) is None
     publish(store, source, key("d"))
-    assert sorted(json.loads(path.read_text())["releases"]) == ["1", "2", "3", "4"]
+    assert listed(store) == [1, 2, 3, 4]
 
 
 def test_the_index_is_never_believed_against_the_manifest(store: FileStore, source: Path) -> None:
     for name in "ab":
         publish(store, source, key(name))
-    path = store.root / MODEL / "index.json"
-    data = json.loads(path.read_text())
-    data["releases"]["2"] = data["releases"]["1"]
-    path.write_text(json.dumps(data))
+    path = store.root / MODEL / "index.txt"
+    head, first, _ = path.read_text().splitlines()
+    path.write_text("\n".join([head, first, "2" + first[1:]]) + "\n")
     found = store.find(MODEL, key("a"))
     assert found is not None
     assert found.release == 1
 
 
-def test_removed_releases_leave_the_index(store: FileStore, source: Path) -> None:
+def test_removed_releases_are_not_found_and_leave_the_index_when_it_has_grown(store: FileStore, source: Path) -> None:
     for name in "ab":
         publish(store, source, key(name))
     store.remove(MODEL, 1)
     assert store.find(MODEL, key("a")) is None
+    path = store.root / MODEL / "index.txt"
+    path.write_text(path.read_text() + "".join(f"{n} {key('x')} {key('y')}\n" for n in range(100, 300)))
     publish(store, source, key("c"))
-    assert sorted(json.loads((store.root / MODEL / "index.json").read_text())["releases"]) == ["2", "3"]
+    assert listed(store) == [2, 3]
