@@ -90,6 +90,19 @@ def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True)
     return _with_lock(recipe, written_uri(data), lock_path(path)) if locked else recipe
 
 
+def recipe_of(data: Mapping[str, Any], folder: Path, *, need_reference: bool = True) -> Recipe:
+    """The recipe in a mapping with the keys of a recipe's YAML, as programs and notebooks write it.
+
+    Args:
+        folder: relative paths are taken from here.
+        need_reference: as of `load_recipe`.
+
+    Raises:
+        RecipeError: naming the field and the nearest known key.
+    """
+    return _validated(dict(data), where="recipe", folder=folder.resolve(), text=None, need_reference=need_reference)
+
+
 def is_recipe(path: Path) -> bool:
     """Whether a YAML file has the keys that every recipe has, however wrong it may be otherwise."""
     try:

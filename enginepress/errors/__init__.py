@@ -35,6 +35,10 @@ class EnginepressError(Exception):
         self.fix = fix or self.usual_fix
         super().__init__(message if where is None else f"{where}: {message}")
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback."""
+        return [f"error: {self}", *([f"next:  {self.fix}"] if self.fix else [])]
+
     def to_json(self) -> dict[str, Any]:
         return {"type": type(self).__name__, "message": self.message, "where": self.where, "fix": self.fix}
 

@@ -38,7 +38,7 @@ def report_html(report: Mapping[str, Any]) -> str:
     if report["validation"]["ok"] and report["validation"].get("findings"):
         parts.append(_validation(report["validation"]))
     parts.append(_facts(fact_rows(report)))
-    title = f"{_text(name)}: {state}"
+    title = f"{safe_text(name)}: {state}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -53,27 +53,27 @@ def report_html(report: Mapping[str, Any]) -> str:
 
 
 def _header(report: Mapping[str, Any], name: str, state: str) -> str:
-    figures = "".join(f"<li><b>{_text(value)}</b>{_text(label)}</li>" for label, value in key_figures(report))
+    figures = "".join(f"<li><b>{safe_text(value)}</b>{safe_text(label)}</li>" for label, value in key_figures(report))
     return (
-        f'<header class="{state}"><div class="top"><h1>{_text(name)}</h1><span class="badge">{state.capitalize()}</span>'
-        f"<p>{_text(verdict(report))}</p></div>" + (f'<ul class="figures">{figures}</ul>' if figures else "") + "</header>"
+        f'<header class="{state}"><div class="top"><h1>{safe_text(name)}</h1><span class="badge">{state.capitalize()}</span>'
+        f"<p>{safe_text(verdict(report))}</p></div>" + (f'<ul class="figures">{figures}</ul>' if figures else "") + "</header>"
     )
 
 
 def _error(error: Mapping[str, Any]) -> str:
-    where = f'<p class="note">{_text(error["where"])}</p>' if error.get("where") else ""
-    fix = f'<p class="note">What to do: {_text(error["fix"])}</p>' if error.get("fix") else ""
-    return f"<section><h2>What went wrong</h2>{_pre(_text(error['message']))}{where}{fix}</section>"
+    where = f'<p class="note">{safe_text(error["where"])}</p>' if error.get("where") else ""
+    fix = f'<p class="note">What to do: {safe_text(error["fix"])}</p>' if error.get("fix") else ""
+    return f"<section><h2>What went wrong</h2>{_pre(safe_text(error['message']))}{where}{fix}</section>"
 
 
 def _validation(validation: Mapping[str, Any]) -> str:
     rows = []
     for finding in validation["findings"]:
         bad = finding["severity"] == "error"
-        fix = f'<div class="detail">{_text(finding["fix"])}</div>' if finding.get("fix") else ""
+        fix = f'<div class="detail">{safe_text(finding["fix"])}</div>' if finding.get("fix") else ""
         rows.append(
-            f'<tr{" class=no" if bad else ""}><td class="measured">{_text(finding["severity"])}</td>'
-            f"<td>{_text(finding['file'])}</td><td>{_text(finding['message'])}{fix}</td></tr>"
+            f'<tr{" class=no" if bad else ""}><td class="measured">{safe_text(finding["severity"])}</td>'
+            f"<td>{safe_text(finding['file'])}</td><td>{safe_text(finding['message'])}{fix}</td></tr>"
         )
     return f"<section><h2>Offline validation</h2><table>{''.join(rows)}</table></section>"
 
@@ -82,11 +82,11 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     # What failed comes first, otherwise the order in which it was checked.
     for check in sorted(checks, key=lambda c: bool(c["passed"])):
-        detail = f'<div class="detail">{_text(check["detail"])}</div>' if check["detail"] else ""
+        detail = f'<div class="detail">{safe_text(check["detail"])}</div>' if check["detail"] else ""
         rows.append(
             f'<tr{"" if check["passed"] else " class=no"}><td class="mark">{"✔" if check["passed"] else "✘"}</td>'
-            f'<td>{_text(check["name"])}{detail}</td><td class="measured">{_text(check["measured"])}</td>'
-            f"<td>{_text(check['wanted'])}</td></tr>"
+            f'<td>{safe_text(check["name"])}{detail}</td><td class="measured">{safe_text(check["measured"])}</td>'
+            f"<td>{safe_text(check['wanted'])}</td></tr>"
         )
     head = "<thead><tr><th></th><th>check</th><th>measured</th><th>wanted</th></tr></thead>"
     return f'<section><h2>Checks</h2><table class="checks">{head}<tbody>{"".join(rows)}</tbody></table></section>'
@@ -103,36 +103,49 @@ def _prompt(number: int, prompt: Mapping[str, Any]) -> str:
     head = [f"<b>Prompt {number}</b>"]
     if prompt["tokens"] is not None:
         reason = f", {prompt['finish_reason']}" if prompt["finish_reason"] else ""
-        head.append(f"<span>{prompt['tokens']} tokens{_text(reason)}</span>")
+        head.append(f"<span>{prompt['tokens']} tokens{safe_text(reason)}</span>")
     if prompt["total_s"] is not None:
         head.append(f"<span>{seconds_text(prompt['total_s'])}</span>")
     if prompt["of"]:
         head.append(f"<span>{percent(prompt['matched'] / prompt['of'])} of the reference's tokens</span>")
-    parts = [f'<div class="head">{"".join(head)}</div>', f"<h3>Prompt</h3>{_pre(_text(prompt_text(prompt)))}"]
+    parts = [f'<div class="head">{"".join(head)}</div>', f"<h3>Prompt</h3>{_pre(safe_text(prompt_text(prompt)))}"]
     if answer is None:
         parts.append('<h3>Answer</h3><p><span class="badge no">no answer</span></p>')
     elif reference is None or reference == answer:
         label = "Answer" if reference is None else "Answer, exactly as in the reference"
-        parts.append(f"<h3>{label}</h3>{_pre(_text(answer))}")
+        parts.append(f"<h3>{label}</h3>{_pre(safe_text(answer))}")
     else:
         served, wanted = marked_difference(answer, reference)
         parts.append(f"<h3>Answer</h3>{_pre(served)}<h3>Reference</h3>{_pre(wanted)}")
     if prompt["ways"]:
-        rows = "".join(f"<tr><th>{_text(way)}</th><td>{_text(said)}</td></tr>" for way, said in prompt["ways"].items())
+        rows = "".join(f"<tr><th>{safe_text(way)}</th><td>{safe_text(said)}</td></tr>" for way, said in prompt["ways"].items())
         parts.append(f'<h3>The ways of asking do not agree</h3><table class="facts">{rows}</table>')
     return f'<div class="prompt">{"".join(parts)}</div>'
 
 
 def _speed(gate: Mapping[str, Any]) -> str:
-    load, limits = gate["load"], gate["limits"]
+    load = gate["load"]
     if load is None:
         return ""
+    parts = "".join(f"<h3>{safe_text(title)}</h3>{svg}" for title, svg in speed_charts(gate))
+    together = f"{load['concurrency']} at a time"
+    count = f"{load['answered']} requests of {load['max_tokens']} tokens, {together}, in {seconds_text(load['wall_s'])}"
+    lines = " The line in a bar is the recipe's limit." if gate["limits"] else ""
+    failed = f" {load['failed']} requests failed." if load["failed"] else ""
+    return f'<section><h2>Speed</h2>{parts}<p class="note">{safe_text(count)}.{safe_text(failed + lines)}</p></section>'
+
+
+def speed_charts(gate: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Title and SVG of each chart of what was measured under load; none if nothing was."""
+    load, limits = gate["load"], gate["limits"]
+    if load is None:
+        return []
     together = f"{load['concurrency']} at a time"
     floor = limits.get("min_tokens_per_second")
     speed = [Bar("one at a time (median)", alone, f"{alone:.0f}")] if (alone := _single_speed(gate["prompts"])) else []
     value = load["tokens_per_second"]
     speed.append(Bar(together, value, f"{value:.0f}", floor, floor is None or value >= floor))
-    parts = [f"<h3>Tokens per second</h3>{bars('Tokens per second', speed)}"]
+    charts = [("Tokens per second", bars("Tokens per second", speed))]
     if load["median_first_token_s"] is not None:
         ceiling = limits.get("max_first_token_ms")
         first = load["median_first_token_s"] * 1000
@@ -140,16 +153,13 @@ def _speed(gate: Mapping[str, Any]) -> str:
         if load["first_token_s"]:
             busy = sorted(load["first_token_s"])[len(load["first_token_s"]) // 2] * 1000
             items.append(Bar(f"{together} (median)", busy, f"{busy:.1f} ms"))
-        parts.append(f"<h3>Time to first token</h3>{bars('Time to first token', items)}")
+        charts.append(("Time to first token", bars("Time to first token", items)))
     if load["latencies_s"]:
         percentiles = load["latency_percentiles_s"]
         marks = [(f"p{p} {seconds_text(percentiles[p])}", percentiles[p] * 1000) for p in ("50", "90", "99")]
         chart = histogram("Latency distribution", [s * 1000 for s in load["latencies_s"]], marks, unit="ms")
-        parts.append(f"<h3>Latency of whole requests, {_text(together)}</h3>{chart}")
-    count = f"{load['answered']} requests of {load['max_tokens']} tokens, {together}, in {seconds_text(load['wall_s'])}"
-    lines = " The line in a bar is the recipe's limit." if limits else ""
-    failed = f" {load['failed']} requests failed." if load["failed"] else ""
-    return f'<section><h2>Speed</h2>{"".join(parts)}<p class="note">{_text(count)}.{_text(failed + lines)}</p></section>'
+        charts.append((f"Latency of whole requests, {together}", chart))
+    return charts
 
 
 def _steps(seconds: Mapping[str, float]) -> str:
@@ -160,7 +170,7 @@ def _steps(seconds: Mapping[str, float]) -> str:
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
+    cells = "".join(f"<tr><th>{safe_text(name)}</th><td>{safe_text(value)}</td></tr>" for name, value in rows)
     return f'<section><h2>What it is</h2><table class="facts">{cells}</table></section>'
 
 
@@ -177,7 +187,7 @@ def marked_difference(served: str, reference: str) -> tuple[str, str]:
         spans = list(difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes())
     left, right = [], []
     for kind, a1, a2, b1, b2 in spans:
-        mine, other = _text("".join(a[a1:a2])), _text("".join(b[b1:b2]))
+        mine, other = safe_text("".join(a[a1:a2])), safe_text("".join(b[b1:b2]))
         left.append(mine if kind == "equal" or not mine else f"<ins>{mine}</ins>")
         right.append(other if kind == "equal" or not other else f"<del>{other}</del>")
     return "".join(left), "".join(right)
@@ -192,7 +202,7 @@ def _pre(escaped: str) -> str:
     return f"<pre>\n{escaped}</pre>"
 
 
-def _text(value: object) -> str:
+def safe_text(value: object) -> str:
     """Escaped text, with control characters as the symbols that Unicode has for them."""
     return re.sub(
         r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]",

@@ -24,10 +24,10 @@ def plan_sections(plan: FitPlan | CpuPlan) -> list[Section]:
 
 def file_section(seen: Glance) -> Section:
     """Which files of the checkpoint are taken, and which are left."""
-    rows = [("taken", f"{len(seen.files)} files", size_text(sum(seen.files.values())))]
+    rows = [("taken", _files(len(seen.files)), size_text(sum(seen.files.values())))]
     if seen.unused:
         named = ", ".join(seen.unused[:4]) + (f" and {len(seen.unused) - 4} more" if len(seen.unused) > 4 else "")
-        rows.append(("left there", f"{len(seen.unused)} files", named))
+        rows.append(("left there", _files(len(seen.unused)), named))
     return rows
 
 
@@ -115,6 +115,10 @@ def _cpu_sections(plan: CpuPlan) -> list[Section]:
     add("KV cache", size_text(plan.cache), f"{plan.cache_token / 1024:,.1f} KiB a token")
     add("disk", size_text(plan.disk), f"estimate, and {size_text(plan.store)} a release in each store")
     return sections
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _parameters(count: int) -> str:

@@ -128,6 +128,7 @@ def test_of_200_recipes_those_that_moved_are_built_and_no_other(hub: HubServer, 
     assert [site.releases(name) for name in moving] == [[1, 2]] * 3
 
 
+@pytest.mark.slow
 def test_what_is_built_goes_to_candidate_only(hub: HubServer, site: Site, checkpoint: Path) -> None:
     hub.add_repo("org/tiny", checkpoint)
     path = site.write("tiny", "hf://org/tiny", checks={}, channels=["candidate", "production"])
@@ -163,6 +164,7 @@ def test_a_watcher_that_is_killed_repeats_nothing(hub: HubServer, site: Site, ch
     assert not list(site.workspace.path("locks").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_terminated_watcher_ends_its_builds_and_the_next_goes_on(hub: HubServer, site: Site, checkpoint: Path) -> None:
     hub.add_repo("org/tiny", checkpoint)
