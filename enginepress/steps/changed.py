@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from enginepress.canonical import json_digest
 from enginepress.engines import get_builder
-from enginepress.errors import EnginepressError, StoreError
+from enginepress.errors import EnginepressError, RecipeError, StoreError
 from enginepress.lockfile import parse_lock
 from enginepress.manifest import Manifest
 from enginepress.recipe import Recipe
@@ -57,6 +57,7 @@ class Change:
             `failed`.
         revision, build_key: what a run would build; empty if that failed.
         release: with this build key; 0 if there is none.
+        store: the URL of its primary store; empty if the recipe cannot be read.
         note: what else there is to know, such as a lock that the source has left behind.
         error: `EnginepressError.to_json`, if it failed.
     """
@@ -70,6 +71,7 @@ class Change:
     revision: str = ""
     build_key: str = ""
     release: int = 0
+    store: str = ""
     note: str = ""
     error: Mapping[str, Any] | None = None
 
@@ -97,7 +99,28 @@ def changed(recipes: Iterable[Path], workspace: Workspace, *, at_once: int = AT_
     """
     with LatestRevisions(workspace.path("cache")) as latest, ThreadPoolExecutor(at_once, thread_name_prefix="changed") as pool:
         comparison = _Comparison(latest)
-        return list(pool.map(comparison.of, recipes))
+        return _apart(list(pool.map(comparison.of, recipes)))
+
+
+def _apart(changes: list[Change]) -> list[Change]:
+    """Two recipes of one model in one store would move its candidate to and fro, so neither is built."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for change in changes:
+        if change.store:
+            places.setdefault((change.store, change.name), []).append(change.path)
+
+    def checked(change: Change) -> Change:
+        others = [path for path in places.get((change.store, change.name), ()) if path != change.path]
+        if not others:
+            return change
+        error = RecipeError(
+            f"is a recipe of {change.name} in {change.store}, and so is {', '.join(sorted(others))}",
+            where=change.path,
+            fix="give each model a name of its own, or watch one of these recipes",
+        )
+        return replace(change, state="failed", reasons=(), recipe=None, error=error.to_json())
+
+    return [checked(change) for change in changes]
 
 
 def for_watching(recipe: Recipe) -> Recipe:
@@ -142,6 +165,7 @@ class _Comparison:
             revision=revision.id,
             build_key=plan.build_key,
             release=plan.release,
+            store=recipe.stores[0].url,
             note=_lock_note(written, plan),
         )
         missing = outstanding(recipe, plan)

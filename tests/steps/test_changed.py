@@ -207,6 +207,17 @@ def test_what_fails_is_told_and_touches_no_other(
     assert [c.path for c in found] == [str(p) for p in paths]
 
 
+def test_two_recipes_of_one_model_are_told_and_neither_is_built(hub: HubServer, tmp_path: Path, workspace: Workspace) -> None:
+    hub.add_repo("org/tiny", checkpoint())
+    one = _write(tmp_path, "tiny", "hf://org/tiny")
+    two = tmp_path / "other.yaml"
+    two.write_text(one.read_text() + "description: the other\n")
+    found = changed([one, two, _write(tmp_path, "alone", "hf://org/tiny")], workspace)
+    assert [c.state for c in found] == ["failed", "failed", "new"]
+    assert found[0].error is not None
+    assert "other.yaml" in found[0].error["message"]
+
+
 def test_a_bug_that_one_recipe_meets_touches_no_other(
     hub: HubServer, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
