@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from enginepress.repository.place import content_digest_of
 from enginepress.serving.tritonserver import TritonServer
 from enginepress.stores.filesystem import FileStore
+from enginepress.stores.s3 import S3Store
 from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
 from tests.run.test_serve import serving
 from tests.s3_server import S3Server
@@ -45,6 +47,7 @@ def test_one_server_serves_two_models_of_one_store_from_their_channels(store: Fi
             assert ask(server.http, model, INPUTS) == ("1", f" {model}-alpha" * 2)
 
 
+@pytest.mark.slow
 def test_two_pullers_move_their_own_model_of_one_server_and_leave_the_other_alone(store: FileStore, tmp_path: Path) -> None:
     folders = [tmp_path / "readers" / model for model in MODELS]
     (tmp_path / "readers").mkdir()
@@ -88,24 +91,32 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         yield running
 
 
-def test_serve_and_pull_follow_a_channel_of_an_s3_store(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ENGINEPRESS_WORKSPACE", str(tmp_path / "workspace"))
+@pytest.fixture
+def s3_store(s3_server: S3Server, tmp_path: Path) -> S3Store:
     store = a_store()
     for word in ("alpha", "beta"):
         publish(store, toy_release(tmp_path / word, word), toy_recipe())
     promote(store, "toy", 1)
-    with (
-        pulling("s3://bucket/models", "toy", tmp_path / "reader") as puller,
-        serving("s3://bucket/models/toy", "production", tmp_path / "serve.log") as served,  # type: ignore[arg-type]
-    ):
+    return store
+
+
+def test_a_puller_follows_a_channel_of_an_s3_store(s3_store: S3Store, tmp_path: Path) -> None:
+    with pulling("s3://bucket/models", "toy", tmp_path / "reader") as puller:
+        puller.until(lambda status: status.get("release") == 1)
+        promote(s3_store, "toy", 2)
+        puller.until(lambda status: status.get("release") == 2)
+        current = tmp_path / "reader" / "current"
+        assert (current / "toy" / "2").is_dir()
+        assert content_digest_of(current.resolve()) == s3_store.manifest("toy", 2).content_digest
+
+
+@pytest.mark.slow
+def test_serve_follows_a_channel_of_an_s3_store(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEPRESS_WORKSPACE", str(tmp_path / "workspace"))
+    with serving("s3://bucket/models/toy", "production", tmp_path / "serve.log") as served:  # type: ignore[arg-type]
         address = served.said(r"http://([\d.]+:\d+)").group(1)
         assert ask(address, "toy", INPUTS) == ("1", " alpha" * 2)
-        puller.until(lambda status: status.get("release") == 1)
-        promote(store, "toy", 2)
-        puller.until(lambda status: status.get("release") == 2)
-        assert (tmp_path / "reader" / "current" / "toy" / "2").is_dir()
+        promote(s3_store, "toy", 2)
         served.said("release 2 is served")
         assert ask(address, "toy", INPUTS) == ("2", " beta" * 2)
         served.process.send_signal(signal.SIGTERM)

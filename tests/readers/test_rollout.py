@@ -59,20 +59,23 @@ def rollout(*arguments: str) -> subprocess.CompletedProcess[str]:
 # Restart ----------------------------------------------------------------------------------------------------------------
 
 
-def test_three_servers_restart_one_by_one_behind_a_proxy_and_no_request_fails(store: FileStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "moves"), [(2, [2]), pytest.param(3, [2, 1, 2, 1], marks=pytest.mark.slow)])
+def test_servers_restart_one_by_one_behind_a_proxy_and_no_request_fails(
+    store: FileStore, tmp_path: Path, count: int, moves: list[int]
+) -> None:
     with (
-        servers(store, tmp_path, 3) as running,
+        servers(store, tmp_path, count) as running,
         Proxy([s.http for s in running]) as proxy,
         Clients(proxy.address, "toy", INPUTS) as clients,
     ):
-        for number in (2, 1):
+        for number in moves:
             promote(store, "toy", number)
             names = [f"--server=http://{s.http}" for s in running]
             done = rollout(f"{store.root}/toy", "--mode", "restart", "--drain", "700ms", "--json", *names)
             assert done.returncode == 0, done.stderr
             result = json.loads(done.stdout)
             assert (result["release"], result["mode"]) == (number, "restart")
-            assert [s["done"] for s in result["servers"]] == ["moved"] * 3
+            assert [s["done"] for s in result["servers"]] == ["moved"] * count
             assert {ask(s.http, "toy", INPUTS)[0] for s in running} == {str(number)}
         assert proxy.never_none
     print(f"{clients.asked} requests, {len(clients.errors)} errors")
@@ -80,12 +83,15 @@ def test_three_servers_restart_one_by_one_behind_a_proxy_and_no_request_fails(st
     assert set(clients.answers) == {("1", " alpha" * 3), ("2", " beta" * 3)}
 
 
-def test_the_only_server_is_restarted_only_if_somebody_says_so(store: FileStore, tmp_path: Path) -> None:
+def test_the_only_server_is_restarted_only_if_somebody_says_so(store: FileStore) -> None:
+    with pytest.raises(UsageError, match="only server"):
+        roll_out(store, "toy", 2, ["127.0.0.1:1"], mode="restart")
+
+
+@pytest.mark.slow
+def test_a_server_that_was_left_drained_is_put_back(store: FileStore, tmp_path: Path) -> None:
     with servers(store, tmp_path, 1) as (server,):
         promote(store, "toy", 2)
-        with pytest.raises(UsageError, match="only server"):
-            roll_out(store, "toy", 2, [server.http], mode="restart")
-        assert ask(server.http, "toy", INPUTS)[0] == "1"
         with HttpConnection(server.http, timeout_s=30) as connection:
             drain(connection)
             assert not server_is_ready(connection)
@@ -127,6 +133,7 @@ def test_an_answer_under_way_is_finished_by_the_release_that_began_it(tmp_path: 
         assert "".join(piece["text_output"] for piece in said) == " alpha" * 80
 
 
+@pytest.mark.slow
 def test_a_release_that_does_not_load_leaves_the_old_one_answering(store: FileStore, tmp_path: Path) -> None:
     publish(store, write_model(tmp_path / "broken", version=0, placed=False, fault="load"), toy_recipe())
     with servers(store, tmp_path, 1) as (server,):
@@ -148,6 +155,7 @@ def test_a_server_whose_own_folder_has_not_changed_is_waited_for_and_then_named(
         assert ask(server.http, "toy", INPUTS) == ("1", " alpha" * 3)
 
 
+@pytest.mark.slow
 def test_a_puller_leaves_a_restart_to_the_rollout(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     for word in ("alpha", "beta"):

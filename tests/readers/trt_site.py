@@ -32,16 +32,17 @@ class TrtRelease:
     unplaced: Path
     recipe: Recipe
     says: str
+    word: str
 
 
-def trt_releases(folder: Path, words: tuple[str, str] = (" fox", " lazy"), *, pause_ms: int = 0) -> list[TrtRelease]:
+def trt_releases(folder: Path, words: tuple[str, str] = (" fox", " lazy")) -> list[TrtRelease]:
     """Two of them, which share the engine's weights."""
     checkpoint = make_checkpoint(folder / "checkpoint")
     genai = build_engine(checkpoint, folder / "genai")
-    return [_release(folder / str(i), checkpoint, genai, word, other=bool(i), pause_ms=pause_ms) for i, word in enumerate(words)]
+    return [_release(folder / str(i), checkpoint, genai, word, other=bool(i)) for i, word in enumerate(words)]
 
 
-def _release(folder: Path, checkpoint: Path, genai: Path, word: str, *, other: bool, pause_ms: int) -> TrtRelease:
+def _release(folder: Path, checkpoint: Path, genai: Path, word: str, *, other: bool) -> TrtRelease:
     from tokenizers import Tokenizer
 
     mine = folder / "checkpoint"
@@ -49,17 +50,26 @@ def _release(folder: Path, checkpoint: Path, genai: Path, word: str, *, other: b
     if other:
         _renumber(mine / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(mine / "tokenizer.json"))
-    tokens = tokenizer.encode(word, add_special_tokens=False).ids * 2
+    tokens = tokenizer.encode(word, add_special_tokens=False).ids * 40
     recipe = trt_recipe(GENERATION, "tiny")
     unplaced = folder / "unplaced"
     unplaced.mkdir()
     engine = engine_folder(genai, folder / "engine")
     assemble(engine=engine, checkpoint=mine, recipe=recipe, output=unplaced, template=template_folder(GENERATION))
     config = unplaced / "tiny-engine" / "config.pbtxt"
-    extra: dict[str, Any] = {"test_tokens": json.dumps(tokens), "test_delay_ms": str(pause_ms)}
-    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in extra.items()]
-    config.write_text(config.read_text() + "".join(lines))
-    return TrtRelease(unplaced, recipe, PROMPT + tokenizer.decode(tokens[: INPUTS["max_tokens"]]))
+    _add_parameter(config, "test_tokens", json.dumps(tokens))
+    return TrtRelease(unplaced, recipe, PROMPT + tokenizer.decode(tokens[: INPUTS["max_tokens"]]), word)
+
+
+def slowed(unplaced: Path, folder: Path, *, pause_ms: int) -> Path:
+    """The same repository with a pause after each token."""
+    shutil.copytree(unplaced, folder)
+    _add_parameter(folder / "tiny-engine" / "config.pbtxt", "test_delay_ms", str(pause_ms))
+    return folder
+
+
+def _add_parameter(config: Path, key: str, value: str) -> None:
+    config.write_text(config.read_text() + f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')
 
 
 def _renumber(path: Path) -> None:
