@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from enginepress.errors import RepositoryError, ServerError
-from enginepress.serving.http_connection import HttpConnection, error_text
+from enginepress.serving.http_connection import HEADER_VARIABLE, HttpConnection, error_text
 from enginepress.serving.server_log import plain_reason
 
 MARK = "enginepress_load"
@@ -47,10 +47,16 @@ def model_states(connection: HttpConnection) -> tuple[ModelState, ...]:
     path = "/v2/repository/index"
     status, answer = connection.ask("POST", path, {})
     if status != 200:
-        raise ServerError(error_text(status, answer), where=connection.url(path))
+        raise ServerError(error_text(status, answer), where=connection.url(path), fix=_permission(status))
     return tuple(
         ModelState(e["name"], e.get("version", ""), e.get("state", ""), plain_reason(e.get("reason", ""))) for e in answer
     )
+
+
+def _permission(status: int) -> str | None:
+    if status not in (401, 403):
+        return None
+    return f"put the header that the server's --http-restricted-api wants into {HEADER_VARIABLE}, as NAME: VALUE"
 
 
 def is_ready(connection: HttpConnection, model: str) -> bool:

@@ -1,14 +1,33 @@
-"""One kept-alive HTTP connection to a Triton server, with errors in words. Standard library only."""
+"""One kept-alive HTTP connection to a Triton server, with errors in words. Standard library only.
+
+A server that keeps its model control for operators (`--http-restricted-api=model-repository:NAME=VALUE`) wants a header; it is
+read from the environment, as `ENGINEPRESS_TRITON_HEADER="NAME: VALUE"`, and never shown.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from enginepress.errors import ServerError
+from enginepress.errors import ServerError, UsageError
+
+HEADER_VARIABLE = "ENGINEPRESS_TRITON_HEADER"
+
+
+def extra_headers() -> dict[str, str]:
+    """What operators are known by. Raises UsageError if the variable holds something that is no header."""
+    value = os.environ.get(HEADER_VARIABLE, "")
+    if not value:
+        return {}
+    name, colon, content = value.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not content.strip().isprintable():
+        raise UsageError(f"{HEADER_VARIABLE} holds no HTTP header", fix="write it as NAME: VALUE")
+    return {name: content.strip()}
 
 
 class HttpConnection:
@@ -18,6 +37,7 @@ class HttpConnection:
         self.address = address
         host, _, port = address.rpartition(":")
         self._connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+        self._headers = extra_headers()
 
     def __enter__(self) -> HttpConnection:
         return self
@@ -35,7 +55,7 @@ class HttpConnection:
             OSError, http.client.HTTPException: if nobody answers; see `problem`.
         """
         data = None if body is None else json.dumps(body).encode()
-        headers = {} if data is None else {"Content-Type": "application/json"}
+        headers = dict(self._headers) if data is None else {"Content-Type": "application/json", **self._headers}
         fresh = self._connection.sock is None
         try:
             self._connection.request(method, path, body=data, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,32 @@ def test_a_channel_that_is_not_there_is_named_with_those_that_are(store: FileSto
     with pytest.raises(StoreError) as caught:
         wanted_release(store, "toy", "prod")
     assert "production (release 2)" in str(caught.value.fix)
+
+
+@pytest.mark.root
+def test_a_disk_without_room_is_told_before_anything_is_fetched_and_kept_releases_give_way(tmp_path: Path) -> None:
+    """On a tmpfs that holds two releases and not three."""
+    store = FileStore(tmp_path / "store")
+    size = 60 * 1024 * 1024
+    for word in ("alpha", "beta", "gamma"):
+        publish(store, toy_release(tmp_path / word, word, weights=os.urandom(size)), toy_recipe())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", str(disk)], check=True)
+    try:
+        target = reader_folder(disk / "reader", root=None, grace_s=600.0, keep=1)
+        pull(store, 1, target)
+        pull(store, 2, target)
+        with pytest.raises(StoreError, match="MB more than is there already, and 8") as caught:
+            pull(store, 3, target)
+        assert "larger" in str(caught.value.fix)
+        assert (target.current_link / "toy" / "2").is_dir()
+        assert list((disk / "reader" / "partial").rglob("weights.bin")) == []
+        # The grace over, what was only kept for a way back makes room.
+        target = reader_folder(disk / "reader", root=None, grace_s=0.0, keep=1)
+        assert pull(store, 3, target).release == 3
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 # Killed anywhere ------------------------------------------------------------------------------------------------------

@@ -177,6 +177,26 @@ def test_a_puller_leaves_a_restart_to_the_rollout(tmp_path: Path) -> None:
         assert ask(server.http, "toy", INPUTS) == ("2", " beta" * 3)
 
 
+@pytest.mark.slow
+def test_a_server_that_keeps_model_control_for_operators_wants_their_header(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.channel_path("toy", "production")
+    monkeypatch.setenv("ENGINEPRESS_TRITON_HEADER", "operator-key: s3cret")
+    restricted = ["--http-restricted-api=model-repository:operator-key=s3cret"]
+    with TritonServer(path, log=tmp_path / "log", control_mode="explicit", exit_timeout_s=0, extra_args=restricted) as server:
+        promote(store, "toy", 2)
+        monkeypatch.setenv("ENGINEPRESS_TRITON_HEADER", "operator-key: wrong")
+        with pytest.raises(ServerError, match="restricted") as caught:
+            roll_out(store, "toy", 2, [server.http])
+        assert "wrong" not in str(caught.value)
+        assert "ENGINEPRESS_TRITON_HEADER" in str(caught.value.fix)
+        monkeypatch.setenv("ENGINEPRESS_TRITON_HEADER", "operator-key: s3cret")
+        roll_out(store, "toy", 2, [server.http])
+        monkeypatch.delenv("ENGINEPRESS_TRITON_HEADER")
+        assert ask(server.http, "toy", INPUTS) == ("2", " beta" * 3)
+
+
 # Which servers, and how -------------------------------------------------------------------------------------------------
 
 
