@@ -156,7 +156,7 @@ def mirrored(image: str, prefix: str) -> str:
     >>> mirrored("nvcr.io/nvidia/tritonserver:26.07-py3", "mirror.site/apps")
     'mirror.site/apps/nvidia/tritonserver:26.07-py3'
     """
-    if not prefix:
+    if not prefix or not image or image.startswith(prefix.rstrip("/") + "/"):
         return image
     first, slash, rest = image.partition("/")
     registry = bool(slash) and ("." in first or ":" in first or first == "localhost")

@@ -276,4 +276,5 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) 
 )
 def test_a_mirror_stands_in_for_a_registry(image: str, there: str) -> None:
     assert mirrored(image, "m.site/x/") == there
+    assert mirrored(there, "m.site/x") == there, "what was replaced once stays"
     assert mirrored(image, "") == image

@@ -9,10 +9,12 @@ import pytest
 
 from enginepress.cluster import Cluster
 from enginepress.compile_options import bytes_of
+from enginepress.engines.fit.gpu_plan import FitPlan
 from enginepress.errors import RecipeError, WorkspaceError
 from enginepress.recipe import Recipe
 from enginepress.steps.job import Plan
-from enginepress.steps.pods import PRODUCT, Pod, Wishes, check_compiled, check_disk, plan_for_pods, pods_of
+from enginepress.steps.pod_needs import PRODUCT, check_disk, plan_for_pods, pods_of
+from enginepress.steps.pods import Pod, Wishes, check_compiled
 
 GIB = 2**30
 CLUSTER = Cluster("/workspace", ("/mnt/models",), scratch=200 * GIB, shared_memory=16 * GIB, secrets=("HF_TOKEN",))
@@ -157,8 +159,10 @@ def test_what_was_compiled_too_small_is_refused(cluster: Cluster, says: str, fix
 def test_a_workspace_without_room_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan_for_pods(_recipe(), LLAMA_8B, BYTES)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": GIB})())
-    with pytest.raises(WorkspaceError, match=r"are needed, 1\.0 GiB are free"):
-        check_disk(replace(CLUSTER, workspace=str(tmp_path)), found)
+    with pytest.raises(WorkspaceError, match=r"more are needed, 1\.0 GiB are free"):
+        check_disk(replace(CLUSTER, workspace=str(tmp_path)), found, there=0)
+    assert isinstance(found, FitPlan)
+    check_disk(replace(CLUSTER, workspace=str(tmp_path)), found, there=found.host.disk)  # it was all there: a run goes on
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from enginepress.recipe import Recipe
+    from enginepress.signing import Trust
+    from enginepress.workspace import Workspace
+
+Command = Callable[..., Any]
+
+
+def default_workspace() -> str:
+    """`$ENGINEPRESS_WORKSPACE`, or a folder in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.environ.get("ENGINEPRESS_WORKSPACE") or os.path.join(cache, "enginepress")
+
+
+def workspace_option(command: Command) -> Command:
+    return click.option(
+        "--workspace",
+        "-w",
+        default=default_workspace,
+        show_default="$ENGINEPRESS_WORKSPACE or ~/.cache/enginepress",
+        metavar="DIR",
+        help="Folder for downloads, engines and reports.",
+    )(command)
+
+
+def recipe_argument(command: Command) -> Command:
+    return click.argument("recipe", type=click.Path(path_type=Path), shell_complete=None)(command)
+
+
+def target_argument(command: Command) -> Command:
+    return click.argument("target")(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def trust_options(command: Command) -> Command:
+    """`--public-key` and `--trusted-certificates`; `given_trust` reads them."""
+    command = click.option(
+        "--trusted-certificates",
+        envvar="ENGINEPRESS_TRUSTED_CERTIFICATES",
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        help="Require signatures by whom these authorities (PEM) certify.",
+    )(command)
+    return click.option(
+        "--public-key",
+        envvar="ENGINEPRESS_PUBLIC_KEY",
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        help="Require signatures by this key (PEM), whatever the recipe says.",
+    )(command)
+
+
+def given_trust(public_key: Path | None, trusted_certificates: Path | None) -> Trust | None:
+    from enginepress.steps.signing import trust_from_files
+
+    return trust_from_files(public_key, trusted_certificates)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, written as 30, 30s, 10m or 2h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no duration: write it as 30s, 10m or 2h", param, ctx)
+        return float(match[1]) * {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def open_workspace(path: str) -> Workspace:
+    from enginepress.workspace import Workspace
+
+    return Workspace(Path(path).expanduser().absolute())
+
+
+def load_target(target: str) -> Recipe:
+    """TARGET is a recipe file, or STORE/MODEL, as `/srv/models/tiny-llama` or with file:// before it: its newest release holds
+    its recipe.
+
+    Raises:
+        RecipeError: for a file that is no recipe.
+        StoreError: for a store that holds no such model.
+    """
+    from enginepress.recipe_file import load_recipe
+
+    if "://" not in target and not Path(target).is_dir():
+        return load_recipe(Path(target), need_reference=False)
+    from enginepress.steps.stored_recipe import stored_recipe
+
+    return stored_recipe(target if "://" in target else f"file://{target}")

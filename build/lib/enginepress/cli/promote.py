@@ -1,0 +1,42 @@
+"""`enginepress promote`: moves a channel to a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enginepress.cli.options import given_trust, load_target, open_workspace, target_argument, trust_options, workspace_option
+
+
+@click.command(short_help="Point a channel to a release.")
+@target_argument
+@click.argument("release", type=click.IntRange(min=1))
+@click.option("--channel", "-c", required=True, help="The channel to move, e.g. production.")
+@click.option("--new", is_flag=True, help="Make the channel, though its name is close to that of one that is there.")
+@click.option("--why", default="", help="Kept in the channel's history.")
+@trust_options
+@workspace_option
+def promote(
+    target: str,
+    release: int,
+    channel: str,
+    new: bool,
+    why: str,
+    workspace: str,
+    public_key: Path | None,
+    trusted_certificates: Path | None,
+) -> None:
+    """Point a channel of TARGET (a recipe file, or STORE/MODEL) to RELEASE.
+
+    The channel moves in every store of the recipe, then the MLflow alias. `enginepress serve` follows by itself.
+    """
+    from enginepress.steps.promote import is_new_channel, move_channel, operator
+    from enginepress.steps.register import default_tracking_uri
+
+    recipe = load_target(target)
+    trust = given_trust(public_key, trusted_certificates)
+    made = is_new_channel(recipe, channel, meant=new)
+    uri = default_tracking_uri(open_workspace(workspace))
+    move_channel(recipe, channel, release, who=operator(), why=why or "enginepress promote", default_uri=uri, trust=trust)
+    click.echo(f"{recipe.name}: channel {channel} is on release {release}" + (" (a new channel)" if made else ""))

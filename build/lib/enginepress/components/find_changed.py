@@ -1,0 +1,23 @@
+"""Kubeflow component for the first step of a scheduled rebuild."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from enginepress.components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def find_changed(folder: str, run: str) -> NamedTuple("Found", [("summary", str), ("todo", list)]):
+    """Which recipes of a folder are to be built: their source has moved, or the recipe, its container or template has changed.
+
+    Args:
+        folder: Where the recipes are mounted.
+        run: Names this run in the workspace.
+
+    Returns:
+        How the recipes stand, as JSON; and of each that is to be built the parameters `recipe` and `recipe_digest`.
+    """
+    from enginepress.steps.task import find_changed_task
+
+    return find_changed_task(folder, run)

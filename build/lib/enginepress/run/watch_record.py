@@ -1,0 +1,211 @@
+"""What a watcher remembers between passes, and what it says of each.
+
+    <workspace>/watch/attempts.json            failures by recipe: what was tried, how often, when it is tried again
+    <workspace>/watch/passes/<time>.json .md   each pass; the last fifty are kept
+    <workspace>/watch/last.json last.md        the newest
+
+What was built needs no remembering: the stores say it. So a watcher that is killed anywhere repeats nothing: what it had
+built is current for the next one, and what it was building goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from enginepress.errors import EnginepressError
+from enginepress.report.markdown import code_span, inline, table
+from enginepress.workspace import Workspace
+
+FIRST_PAUSE = 600.0
+LONGEST_PAUSE = 86_400.0
+"""Seconds until a build that failed is tried again: after the first failure, doubled with each further one, at most."""
+
+KEPT_PASSES = 50
+
+Outcome = Literal["current", "built", "finished", "failed", "postponed", "ended"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What became of one recipe in one pass.
+
+    Attributes:
+        outcome: `built`: there is a new release. `finished`: what was missing around one was added. `postponed`: it failed before
+            and is not tried again yet. `ended`: the watcher was ended before it was through.
+        state, reasons, note: as `steps.changed.Change` has them.
+        error: `EnginepressError.to_json` of what failed now, or the last time.
+        failures: how often this very build has failed.
+        again: when it is tried again (UTC), if it was postponed.
+    """
+
+    path: str
+    name: str
+    outcome: Outcome
+    state: str
+    reasons: tuple[str, ...] = ()
+    note: str = ""
+    release: int = 0
+    revision: str = ""
+    seconds: float = 0.0
+    error: Mapping[str, Any] | None = None
+    failures: int = 0
+    again: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        return self.outcome in ("current", "built", "finished")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over all recipes. `seconds`: until everything was asked, and until everything was built."""
+
+    started: str
+    seconds: float
+    asked_seconds: float
+    recipes: tuple[Watched, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Recipes by outcome, without those that there are none of."""
+        order: tuple[Outcome, ...] = ("current", "built", "finished", "failed", "postponed", "ended")
+        found = {outcome: sum(r.outcome == outcome for r in self.recipes) for outcome in order}
+        return {outcome: count for outcome, count in found.items() if count}
+
+    def summary(self) -> str:
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in self.counts().items())
+        return f"{len(self.recipes)} recipes: {counted or 'none'} ({self.seconds:.1f} s)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "asked_seconds": round(self.asked_seconds, 3),
+            "counts": self.counts(),
+            "recipes": [asdict(r) for r in self.recipes],
+        }
+
+    def to_markdown(self) -> str:
+        """What people look at: what was done, what failed and what to do about it, and how many were left alone."""
+        lines = [f"# Watched recipes, {self.started}", "", inline(self.summary()), ""]
+        done = [r for r in self.recipes if r.outcome in ("built", "finished")]
+        if done:
+            rows = [(r.name, str(r.release), r.revision[:12], "; ".join(r.reasons), f"{r.seconds:.1f}") for r in done]
+            lines += ["## Built", "", *table(("model", "release", "revision", "why", "seconds"), rows)]
+        wrong = [r for r in self.recipes if not r.is_well]
+        if wrong:
+            lines += ["## Not built", ""]
+            for r in wrong:
+                lines.append(f"- {code_span(r.path)} {r.outcome}: {inline(wrong_text(r))}")
+            lines.append("")
+        notes = [r for r in self.recipes if r.note]
+        if notes:
+            lines += ["## Notes", "", *(f"- {code_span(r.path)} {inline(r.note)}" for r in notes), ""]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def wrong_text(watched: Watched) -> str:
+    """Why a recipe was not built, and what to do, in one line."""
+    if watched.error is None:
+        return "the watcher was ended; the next pass goes on where it stopped"
+    error = watched.error
+    text = f"{error['where']}: {error['message']}" if error.get("where") else str(error["message"])
+    if watched.failures > 1:
+        text += f" (failed {watched.failures} times)"
+    if watched.again:
+        text += f"; tried again after {watched.again}, or as soon as the recipe or its source changes"
+    return text + (f"; next: {error['fix']}" if error.get("fix") else "")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A build that failed.
+
+    Attributes:
+        tried: a digest of everything that the build depends on.
+        failures: how often that has failed.
+        again: when it may be tried again, in seconds since 1970.
+        error: of the last time, as `EnginepressError.to_json`.
+    """
+
+    tried: str
+    failures: int
+    again: float
+    error: Mapping[str, Any]
+
+
+class Attempts:
+    """Builds that failed, so that they are not tried again at every pass. For several threads.
+
+    What is remembered is what was tried: a recipe that has changed since, or whose source has, is tried at once.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._lock = threading.Lock()
+        self._failed = self._read()
+
+    def last(self, path: str, tried: str) -> Failure | None:
+        """The last failure of this very build."""
+        with self._lock:
+            known = self._failed.get(path)
+        return known if known is not None and known.tried == tried else None
+
+    def failed(self, path: str, tried: str, error: EnginepressError, now: float) -> Failure:
+        """Remembers a failure."""
+        before = self.last(path, tried)
+        failures = 1 + (before.failures if before is not None else 0)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
+        failure = Failure(tried, failures, now + pause, error.to_json())
+        with self._lock:
+            self._failed[path] = failure
+            self._keep()
+        return failure
+
+    def forget(self, path: str) -> None:
+        """It was built."""
+        with self._lock:
+            if self._failed.pop(path, None) is not None:
+                self._keep()
+
+    def forget_others(self, paths: Iterable[str]) -> None:
+        """Recipes that are not watched any more."""
+        with self._lock:
+            gone = self._failed.keys() - set(paths)
+            for path in gone:
+                del self._failed[path]
+            if gone:
+                self._keep()
+
+    def _keep(self) -> None:
+        self._workspace.write_json({path: asdict(f) for path, f in self._failed.items()}, "watch", "attempts.json")
+
+    def _read(self) -> dict[str, Failure]:
+        try:
+            data = self._workspace.read_json("watch", "attempts.json") or {}
+            return {p: Failure(str(f["tried"]), int(f["failures"]), float(f["again"]), dict(f["error"])) for p, f in data.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # what cannot be read costs a build that fails once more
+
+
+def keep_pass(workspace: Workspace, done: Pass) -> None:
+    """Writes the pass as JSON and Markdown.
+
+    Raises:
+        WorkspaceError: if the workspace cannot be written.
+    """
+    stamp = done.started.replace(":", "").replace("-", "")
+    for name in (f"passes/{stamp}", "last"):
+        workspace.write_json(done.to_json(), "watch", f"{name}.json")
+        workspace.write_text(done.to_markdown(), "watch", f"{name}.md")
+    kept = sorted(workspace.path("watch", "passes").glob("*.json"))
+    for old in kept[:-KEPT_PASSES]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".md").unlink(missing_ok=True)
+
+
+def utc_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,91 @@
+"""How a run on a cluster ended, step by step, for the exit handler. Also clears away what killed runs left in the workspace."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enginepress.steps import STEPS
+from enginepress.workspace import Workspace
+
+KEPT_RUNS = 200
+"""Folders in `runs/` that are kept."""
+
+
+def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
+    """Markdown: a section for each recipe that the run has worked on. It is kept as runs/<run>.md.
+
+    Args:
+        state, error: as Kubeflow says that the run ended.
+    """
+    lines = [f"# Run {run}: {state.lower()}", ""]
+    if (looked_at := workspace.read_json("runs", run, "changed.json")) is not None:
+        lines += _recipes(looked_at)
+    folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir() and p.name != run)
+    for folder in folders:
+        records = [r for s in STEPS if (r := workspace.read_json("runs", folder.name, f"{s}.json")) is not None]
+        lines += _section(folder.name.removeprefix(f"{run}-"), records)
+    if not folders and looked_at is None:
+        lines += ["No step has started.", ""]
+    if error:
+        lines += ["Kubeflow says:", "", "```", error.strip(), "```", ""]
+    text = "\n".join(lines)
+    workspace.path("runs").mkdir(parents=True, exist_ok=True)
+    workspace.path("runs", f"{run}.md").write_text(text, encoding="utf-8")
+    _forget_old_runs(workspace.path("runs"))
+    workspace.sweep()
+    return text
+
+
+def _recipes(looked_at: list[dict[str, Any]]) -> list[str]:
+    """What find_changed saw."""
+    counts = Counter(one["state"] for one in looked_at)
+    lines = [
+        "## Recipes",
+        "",
+        f"{len(looked_at)} looked at: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ".",
+        "",
+    ]
+    for one in looked_at:
+        if (error := one.get("error")) is not None:
+            lines += [f"**{one['path']}** {error['message']}", ""]
+            lines += [f"What to do: {error['fix']}", ""] if error.get("fix") else []
+    return lines
+
+
+def _section(name: str, records: list[dict[str, Any]]) -> list[str]:
+    lines = [f"## {name}", "", "| step | how it ended | seconds | |", "|---|---|---|---|"]
+    for record in records:
+        lines.append(f"| {record['step']} | {_ended(record)} | {record['seconds']:.1f} | {_said(record)} |")
+    lines.append("")
+    for record in records:
+        if (error := record.get("error")) is not None:
+            where = f"{error['where']}: " if error.get("where") else ""
+            lines += [f"**{record['step']} failed.** {where}{error['message']}", ""]
+            lines += [f"What to do: {error['fix']}", ""] if error.get("fix") else []
+    return lines
+
+
+def _ended(record: Mapping[str, Any]) -> str:
+    status: str = record["status"]
+    return "was killed, or its node was lost; run it again, and it goes on from there" if status == "running" else status
+
+
+def _said(record: Mapping[str, Any]) -> str:
+    facts = record.get("facts") or {}
+    for key in ("skipped", "release", "revision_id"):
+        if facts.get(key):
+            return f"{key} {facts[key]}" if key != "skipped" else str(facts[key])
+    return ""
+
+
+def _forget_old_runs(folder: Path) -> None:
+    runs = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    for old in runs[:-KEPT_RUNS]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)

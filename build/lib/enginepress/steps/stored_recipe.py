@@ -1,0 +1,53 @@
+"""The recipe of a model that is in a store, for operators who have the store at hand but not the recipe file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from enginepress.errors import StoreError
+from enginepress.manifest import Manifest
+from enginepress.recipe import Recipe
+from enginepress.recipe import Store as StoreSettings
+from enginepress.recipe_file import absolute_file_url
+from enginepress.steps.register import RECORD
+from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
+
+
+def stored_recipe(url: str) -> Recipe:
+    """The recipe of the newest release of STORE/MODEL, with that store as its primary.
+
+    Raises:
+        StoreError: if the store holds no such model.
+    """
+    base, _, model = absolute_file_url(url.rstrip("/"), Path.cwd()).rpartition("/")
+    store = open_store(StoreSettings(url=base))
+    numbers = store.numbers(model)
+    if not numbers:
+        raise StoreError(f"holds no model '{model}'", where=base, fix="name STORE/MODEL, as file:///srv/models/tiny-llama")
+    newest = _newest_whole(store, model, numbers)
+    try:
+        recipe = Recipe.model_validate(newest.recipe)
+    except ValidationError as error:
+        raise StoreError(f"release {newest.release} holds a recipe that this version cannot read: {error}", where=base) from None
+    settings = next((s for s in recipe.stores if s.url == base), StoreSettings(url=base))
+    others = [s for s in recipe.stores if s.url != base]
+    registry = recipe.registry
+    record = store.read_record(model, newest.release, RECORD)
+    if registry.tracking_uri is None and record is not None:
+        registry = registry.model_copy(update={"tracking_uri": record["tracking_uri"]})
+    return recipe.model_copy(update={"stores": [settings, *others], "registry": registry})
+
+
+def _newest_whole(store: Store, model: str, numbers: list[int]) -> Manifest:
+    """The newest release whose manifest can be read: a damaged one must not bar the way to the others."""
+    first: StoreError | None = None
+    for number in reversed(numbers):
+        try:
+            return store.manifest(model, number)
+        except StoreError as error:
+            first = first or error
+    assert first is not None
+    raise first

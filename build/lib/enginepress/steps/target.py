@@ -1,0 +1,58 @@
+"""What an operator names on the command line: a store, a model in a store, or a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginepress.errors import StoreError
+from enginepress.recipe import Recipe
+from enginepress.recipe import Store as StoreSettings
+from enginepress.recipe_file import absolute_file_url, load_recipe
+from enginepress.steps.stored_recipe import stored_recipe
+from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
+
+
+@dataclass(frozen=True)
+class Target:
+    """Stores to look at, and what they should hold.
+
+    Attributes:
+        models: those that were named; None for all that are there.
+        recipe: that of one named model.
+    """
+
+    stores: list[Store]
+    models: list[str] | None
+    recipe: Recipe | None = None
+
+
+def named_store(text: str) -> Store:
+    """A store by its URL, or by the path of its folder."""
+    return open_store(StoreSettings(url=store_url(text)))
+
+
+def store_url(text: str) -> str:
+    return absolute_file_url((text if "://" in text else f"file://{text}").rstrip("/"), Path.cwd())
+
+
+def named_target(text: str) -> Target:
+    """STORE, STORE/MODEL or a recipe file.
+
+    Raises:
+        RecipeError: for a file that is no recipe.
+        StoreError: for a place that is neither a store nor a model in one.
+    """
+    if "://" not in text and not Path(text).is_dir():
+        recipe = load_recipe(Path(text), need_reference=False)
+        return Target([open_store(s) for s in recipe.stores], [recipe.name], recipe)
+    url = store_url(text)
+    store = named_store(url)
+    if store.models():
+        return Target([store], None)
+    base, _, model = url.rpartition("/")
+    if model in named_store(base).models():
+        recipe = stored_recipe(url)
+        return Target([open_store(recipe.stores[0])], [model], recipe)
+    raise StoreError("is no store, and no model in one", where=url, fix="name STORE, STORE/MODEL or a recipe file")

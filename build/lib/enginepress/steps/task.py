@@ -1,0 +1,196 @@
+"""Runs one step as a task of a pipeline, in a process of its own.
+
+The task checks that the recipe arrived as it was sent, dies when the process that runs the pipeline dies, and leaves how it
+ended in the workspace: kfp's local runner tells its caller only that an inner task failed.
+
+    runs/<run>/<step>.json   {"step": "build", "status": "running|done|failed", "seconds": 7.1, "facts": {…}, "error": {…}}
+
+On a cluster a run builds many recipes at once, so its folder is called <pipeline's own id>-<recipe's name>.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+# What loads pydantic and more is imported by the functions: loading what a step uses is part of the step's work, and its
+# clock starts when the function is called.
+if TYPE_CHECKING:
+    from enginepress.recipe import Recipe
+    from enginepress.steps.job import Job, Plan
+    from enginepress.steps.pods import Pod
+
+OWNER = "ENGINEPRESS_OWNER"
+"""Environment variable with the `process.identity` of the process that runs the pipeline, if it runs on this machine."""
+
+RUN = "ENGINEPRESS_RUN"
+"""Environment variable that names the run; on a cluster the pipeline's own id does."""
+
+
+def resolve_task(
+    recipe: str,
+    recipe_digest: str,
+    run: str,
+    force: bool,
+    image: str = "",
+    gpu_image: str = "",
+    gpu_resource: str = "",
+    gpu_count: int = 0,
+    gpu_nodes: Mapping[str, Any] | None = None,
+    registry: str = "",
+) -> tuple[Any, ...]:
+    """The first task: makes the plan. Returns it as JSON, and after it what the pods of convert, build and verify ask for,
+    field by field as `steps.pods.Pod` has them."""
+    started = time.time()
+    from enginepress.steps.pods import GPU_STEPS, WHOLE_GPU, Wishes, check_compiled, pods_for
+
+    wishes = Wishes(image, gpu_image, gpu_resource or WHOLE_GPU, int(gpu_count), dict(gpu_nodes or {}))
+    pods: dict[str, Pod] = {}
+
+    def work(job: Job) -> Plan:
+        from enginepress.steps.resolve import resolve
+
+        check_compiled(job.recipe)
+        plan = replace(resolve(job, force=force), registry=registry)
+        pods.update(pods_for(job, plan, wishes))
+        return plan
+
+    job = _job(recipe, recipe_digest, run, registry)
+    plan: Plan = _recorded(job, "resolve", work, started)
+    return plan.to_json(), *(getattr(pods[step], f.name) for step in GPU_STEPS for f in fields(pods[step]))
+
+
+def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
+    """Every other task: calls the function `name` of `enginepress.steps.<name>`. Returns the step's facts as JSON."""
+    started = time.time()
+    from enginepress.canonical import parameter_json
+    from enginepress.steps.job import Plan
+
+    the_plan = Plan.from_json(plan)
+
+    def work(job: Job) -> dict[str, Any]:
+        step: Callable[[Job, Plan], dict[str, Any]] = getattr(importlib.import_module(f"enginepress.steps.{name}"), name)
+        return step(job, the_plan)
+
+    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.run, the_plan.registry), name, work, started))
+
+
+def report_task(run: str, state: str, error: str) -> str:
+    """The exit handler: tells how a run ended, as Markdown."""
+    from enginepress.steps.run_report import run_report
+    from enginepress.workspace import Workspace
+
+    _settle()
+    return run_report(Workspace.from_environment(), os.environ.get(RUN, run), state, error)
+
+
+def find_changed_task(folder: str, run: str) -> tuple[str, list[dict[str, str]]]:
+    """The first task of a scheduled rebuild: how the recipes of a folder stand, as JSON, and those that are to be built, each as
+    the parameters `recipe` and `recipe_digest` of build_and_publish."""
+    from enginepress.errors import EnginepressError
+    from enginepress.steps.find_changed import find_changed
+    from enginepress.workspace import Workspace
+
+    _settle()
+    try:
+        return find_changed(folder, Workspace.from_environment(), os.environ.get(RUN, run))
+    except EnginepressError as error:
+        print(f"find_changed: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
+        sys.exit(1)
+
+
+def _settle() -> None:
+    from enginepress.cluster import Cluster
+    from enginepress.process import die_with
+
+    if owner := os.environ.get(OWNER):
+        die_with(owner)
+    if (cluster := Cluster.from_environment()) is not None:
+        cluster.settle()
+
+
+def _job(recipe: str, recipe_digest: str, run: str, registry: str) -> Job:
+    from enginepress.steps.job import Job
+    from enginepress.steps.travelling import arrived_recipe
+    from enginepress.workspace import Workspace
+
+    _settle()
+    workspace = Workspace.from_environment()
+    arrived = arrived_recipe(recipe, recipe_digest, workspace)
+    if os.environ.get(RUN):
+        run = os.environ[RUN]
+    elif not run.endswith(f"-{arrived.name}"):
+        run = f"{run}-{arrived.name}"
+    return Job(_registered(arrived, registry), workspace, run)
+
+
+def _registered(recipe: Recipe, registry: str) -> Recipe:
+    """With the run's registry, where the recipe names none."""
+    if not registry or recipe.registry.tracking_uri is not None:
+        return recipe
+    return recipe.model_copy(update={"registry": recipe.registry.model_copy(update={"tracking_uri": registry})})
+
+
+def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -> Any:
+    """Runs a step and leaves how it ended. A step that fails ends its process: kfp needs no more than that."""
+    from enginepress.errors import EnginepressError
+    from enginepress.steps.job import Plan
+
+    _stop_repeating(job, name)
+    record: dict[str, Any] = {"step": name, "status": "running", "started": started}
+
+    def leave(**more: Any) -> None:
+        job.workspace.write_json({**record, "seconds": round(time.time() - started, 3), **more}, "runs", job.run, f"{name}.json")
+
+    leave()
+    try:
+        result = work(job)
+    except EnginepressError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        leave(status="failed", error=error.to_json(), exit_status=error.exit_status, final=isinstance(error, _final()))
+        sys.exit(1)
+    except Exception as error:
+        trace = traceback.format_exc()
+        print(trace, file=sys.stderr)
+        leave(
+            status="failed", error={"type": "bug", "message": f"{type(error).__name__}: {error}", "trace": trace}, exit_status=1
+        )
+        sys.exit(1)
+    facts = asdict(result) if isinstance(result, Plan) else result
+    leave(status="done", facts=facts)
+    # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
+    gc.freeze()
+    return result
+
+
+def _final() -> tuple[type[Exception], ...]:
+    """Errors that stay the same however often a step is tried: what was asked for is wrong, or a tool or the gate said no."""
+    from enginepress import errors
+
+    return (
+        errors.UsageError,
+        errors.RecipeError,
+        errors.UnsupportedModelError,
+        errors.UnsafePathError,
+        errors.BuildError,
+        errors.RepositoryError,
+        errors.GateError,
+    )
+
+
+def _stop_repeating(job: Job, name: str) -> None:
+    """Ends a step that Kubeflow tries again within one run although trying again cannot help. A step that was killed has left
+    `running`, so it is done again."""
+    before = job.workspace.read_json("runs", job.run, f"{name}.json")
+    if before is not None and before["status"] == "failed" and before.get("final"):
+        print(
+            f"{name}: {before['error']['message']} (this was said before, and trying again does not change it)", file=sys.stderr
+        )
+        sys.exit(1)

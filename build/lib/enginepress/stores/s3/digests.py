@@ -1,0 +1,44 @@
+"""What goes with the bytes of a request so that the server can compare: Content-MD5, or a checksum header."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Literal
+
+DigestKind = Literal["md5", "sha256", "crc32", "none"]
+
+ALGORITHMS = {"sha256": "SHA256", "crc32": "CRC32"}
+_PARAMETERS = {"md5": "ContentMD5", "sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32"}
+
+
+def digest_parameters(kind: DigestKind, data: bytes | memoryview) -> dict[str, str]:
+    """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5."""
+    if kind == "none":
+        return {}
+    if kind == "md5":
+        raw = md5_of(data)
+    elif kind == "sha256":
+        raw = hashlib.sha256(data).digest()
+    else:
+        raw = zlib.crc32(data).to_bytes(4, "big")
+    return {_PARAMETERS[kind]: b64encode(raw).decode()}
+
+
+def completing(parameters: dict[str, str]) -> dict[str, str]:
+    """Of a part's parameters those that are named again when the parts are put together."""
+    return {name: value for name, value in parameters.items() if name.startswith("Checksum")}
+
+
+def md5_of(data: bytes | memoryview) -> bytes:
+    """MD5 against accidents on the way, which is what S3 servers compare; releases are identified by sha256."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def etag_of(parts: Sequence[bytes], *, in_parts: bool) -> str:
+    """The ETag of an object that was sent in one piece, or in parts with these MD5s."""
+    if not in_parts:
+        return parts[0].hex()
+    return f"{md5_of(b''.join(parts)).hex()}-{len(parts)}"
