@@ -69,6 +69,12 @@ def fill_context(folder: Path, wheels: Path | None) -> None:
     for wheel in wheels.glob("*.whl") if wheels is not None else ():
         if not wheel.name.startswith("enginepress-"):
             shutil.copy(wheel, target)
+    # Building a wheel leaves folders where it is built.
+    source = folder / "source"
+    for name in ("enginepress", "components", "pipelines", "model_repo_templates"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [
         sys.executable,
         "-m",
@@ -82,7 +88,8 @@ def fill_context(folder: Path, wheels: Path | None) -> None:
     ]
     # Where setuptools is installed it is taken, so that a site without an index needs none for this.
     offline = ["--no-build-isolation"] if wheels is not None else []
-    subprocess.run([*pip, *offline, str(ROOT)], check=True)
+    subprocess.run([*pip, *offline, str(source)], check=True)
+    shutil.rmtree(source)
 
 
 if __name__ == "__main__":

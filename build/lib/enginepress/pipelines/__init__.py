@@ -1,1 +1,0 @@
-"""Pipelines: wiring and cluster settings only."""

@@ -1,1 +1,0 @@
-"""Running pipelines: on this machine (`local`)."""
