@@ -46,6 +46,7 @@ class Quantization:
         bits: of a weight, or None if it does not say.
         group_size: weights that share a scaling factor, or None.
         desc_act: GPTQ only: columns are in another order (act-order).
+        symmetric: GPTQ only: one zero point for all weights; None if it does not say.
         blocks: FP8 with a scaling factor for each block of the weight (`weight_block_size`).
         kv_cache: precision of the KV cache that comes with it ("fp8", …), or None.
         precision: the recipe's precision that asks for the same, or None if there is none.
@@ -56,6 +57,7 @@ class Quantization:
     bits: int | None = None
     group_size: int | None = None
     desc_act: bool = False
+    symmetric: bool | None = None
     blocks: bool = False
     kv_cache: str | None = None
     precision: str | None = None
@@ -130,7 +132,7 @@ def refused_by(quantization: Quantization, builder: str, *, precision: str | Non
         if (reason := _misread(quantization)) is not None:
             return (
                 f"the checkpoint is quantized by {what}: {reason}",
-                "name one with 4 bits and a group_size of 128 or 64, or use builder 'vllm'",
+                "name one with 4 bits, a group_size of 128 or 64 and, of GPTQ, sym: true, or use builder 'vllm'",
             )
         if quantization.method not in ("gptq", "awq", "fbgemm_fp8"):
             return (
@@ -146,8 +148,9 @@ def refused_by(quantization: Quantization, builder: str, *, precision: str | Non
 
 
 def _misread(quantization: Quantization) -> str | None:
-    """What the conversion scripts take for something else: they set W4A16_GPTQ whatever `bits` and the layout are, and the
-    kernels exist for two sizes of group (`update_quant_config_from_hf`; fpA_intB_gemm_template.h)."""
+    """What the conversion scripts take for something else: they set W4A16_GPTQ whatever `bits` and the layout are, and
+    `has_zero_point` to what `sym` says, so that zero points that differ are dropped; and the kernels exist for two sizes of
+    group (`update_quant_config_from_hf`; fpA_intB_gemm_template.h)."""
     method, bits, group = quantization.method, quantization.bits, quantization.group_size
     if method not in ("gptq", "awq"):
         return None
@@ -157,6 +160,9 @@ def _misread(quantization: Quantization) -> str | None:
         return f"TensorRT-LLM's conversion scripts read every weight as 4 bits ('bits' is {bits})"
     if group not in (None, *_GROUPS):
         return f"TensorRT-LLM has kernels for groups of {' and '.join(map(str, _GROUPS))} weights ('group_size' is {group})"
+    if method == "gptq" and quantization.symmetric is not True:
+        said = "it is not symmetric ('sym' is false)" if quantization.symmetric is False else "it does not say 'sym'"
+        return f"{said}, and TensorRT-LLM's conversion scripts keep zero points of symmetric checkpoints only"
     if quantization.algorithm is not None:
         return f"TensorRT-LLM's conversion scripts do not know the layout '{quantization.algorithm}'"
     return None
@@ -190,6 +196,7 @@ def _gptq(value: Mapping[str, Any]) -> Quantization:
         bits=_int(value.get("bits")),
         group_size=_int(value.get("group_size")),
         desc_act=value.get("desc_act") is True,
+        symmetric=value.get("sym") if isinstance(value.get("sym"), bool) else None,
     )
 
 

@@ -34,8 +34,8 @@ HF_QUANT = {
 @pytest.mark.parametrize(
     ("value", "expected", "words"),
     [
-        (GPTQ, Quantization("gptq", bits=4, group_size=128, desc_act=True), "GPTQ 4 bits with desc_act"),
-        (PLAIN_GPTQ, Quantization("gptq", bits=4, group_size=128), "GPTQ 4 bits"),
+        (GPTQ, Quantization("gptq", bits=4, group_size=128, desc_act=True, symmetric=True), "GPTQ 4 bits with desc_act"),
+        (PLAIN_GPTQ, Quantization("gptq", bits=4, group_size=128, symmetric=True), "GPTQ 4 bits"),
         (AWQ, Quantization("awq", bits=4, group_size=128), "AWQ 4 bits"),
         (FBGEMM, Quantization("fbgemm_fp8", bits=8), "FBGEMM FP8"),
         (BLOCKS, Quantization("fp8", bits=8, blocks=True), "FP8 by blocks"),
@@ -112,6 +112,8 @@ REFUSED = [
     ({**PLAIN_GPTQ, "bits": 3}, "tensorrt_llm", "GPTQ 3 bits", "4 bits"),
     ({"quant_method": "gptq", "group_size": 128}, "tensorrt_llm", "does not say how many 'bits'", "4 bits"),
     ({**PLAIN_GPTQ, "group_size": -1}, "tensorrt_llm", "groups of 128 and 64 weights ('group_size' is -1)", "128 or 64"),
+    ({**PLAIN_GPTQ, "sym": False}, "tensorrt_llm", "it is not symmetric ('sym' is false)", "sym: true"),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "tensorrt_llm", "does not say 'sym'", "vllm"),
     ({**PLAIN_GPTQ, "checkpoint_format": "gptq_v2"}, "tensorrt_llm", "do not know the layout 'gptq_v2'", "vllm"),
     ({**AWQ, "bits": 8}, "tensorrt_llm", "'bits' is 8", "vllm"),
     ({**AWQ, "group_size": 32}, "tensorrt_llm", "'group_size' is 32", "128 or 64"),

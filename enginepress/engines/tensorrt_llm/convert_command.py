@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginepress.engines.architecture import read_shape
 from enginepress.engines.quantized import Quantization
 from enginepress.engines.tensorrt_llm import contracts, places
 from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, FAMILIES, Family, architecture_name
@@ -390,6 +391,7 @@ def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, An
             where="engine.options.convert.quantize_lm_head",
             fix="leave it out",
         )
+    _check_blocks(config, recipe, int(block) if block is not None else _BLOCKS.get(precision, 0))
     vocabulary = config.get("vocab_size")
     if precision in _AWQ and isinstance(vocabulary, int) and vocabulary % _PADDED_TO:
         # modelopt/torch/export/postprocess.py, `pad_embedding_lm_head`: rows of zeros, whose logits are 0 and not minus infinity
@@ -399,6 +401,33 @@ def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, An
             where="engine.precision",
             fix="use int4, fp8 or int8, or engine.builder: llmapi",
         )
+
+
+_BLOCKS = {"int4_awq": 128, "w4a8_awq": 128, "nvfp4": 16}
+"""Columns that share a scale (quantize.py: --awq_block_size; NVFP4's own)."""
+
+
+def _check_blocks(config: Mapping[str, Any], recipe: Recipe, block: int) -> None:
+    """ModelOpt stops at such a weight, after it has loaded and measured the model."""
+    if not block:
+        return
+    shape, tensor, precision = read_shape(config), recipe.engine.parallelism.tensor, recipe.engine.precision
+    plain = shape.intermediate_size if shape.expert_layers < shape.layers else shape.hidden_size * tensor
+    for name, columns, ranks in (
+        ("hidden_size", shape.hidden_size, 1),
+        ("num_attention_heads x head_dim", shape.heads * shape.head_dim, tensor),
+        ("intermediate_size", plain, tensor),
+    ):
+        if columns % ranks == 0 and columns // ranks % block:
+            half = precision in _AWQ and block == 128 and columns // ranks % 64 == 0
+            raise RecipeError(
+                f"{precision} scales weights by blocks of {block} columns, and {name} is {columns // ranks}"
+                + (f" on each of {ranks} GPUs" if ranks > 1 else ""),
+                where="engine.precision",
+                fix=("set engine.options.convert.awq_block_size: 64, or " if half else "")
+                + ("use fewer GPUs in engine.parallelism.tensor, or " if ranks > 1 else "")
+                + "use fp8, int8 or int4",
+            )
 
 
 def _needed(contract: Contract, *spellings: str) -> str:

@@ -21,6 +21,7 @@ _LESS_HOST_MEMORY = (
     "give the step more memory, set workers: 1 in engine.options, or let convert_checkpoint.py read in parts "
     "(load_by_shard: true in engine.options.convert, where the model's script has it)"
 )
+_MORE_SHARED_MEMORY = "give the container more: docker --shm-size=2g, a pod an emptyDir with medium: Memory at /dev/shm"
 _SAME_IMAGE = "build, convert and serve in one and the same container image"
 
 _CAUSES: tuple[tuple[str, str, str], ...] = (
@@ -116,7 +117,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "the tool wanted to download something, which it must not",
         "give what is missing with the checkpoint; calibration texts come from engine.calibration.data",
     ),
-    (
+    (  # not every line that names it: libraries also warn that it has no effect
+        r"(?:contains custom code|requires you to execute|[Pp]lease pass the argument|set the option)[^\n]*(?:\n[^\n]*){0,3}?"
         r"trust_remote_code",
         "the checkpoint wants to run its own code",
         "if you trust it, set source.trust_remote_code in the recipe",
@@ -147,12 +149,15 @@ def tool_failure(tool: str, status: int, log: Path) -> BuildError:
 
 def explain(text: str, status: int) -> tuple[str, str]:
     """What went wrong, and what to do, from a tool's last lines and its exit status."""
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        # Nothing that it printed before can be the reason: the kernel gives no time to say one.
+        return "it was killed, most likely because the machine's memory ran out", _LESS_HOST_MEMORY
     for pattern, cause, advice in _CAUSES:
         if found := re.search(pattern, text):
             details = {key: (value or "").strip() for key, value in found.groupdict().items()}
             return re.sub(r" \(\)", "", cause.format(**details)), advice
-    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return "it was killed, most likely because the machine's memory ran out", _LESS_HOST_MEMORY
+    if status in (-signal.SIGBUS, 128 + signal.SIGBUS):
+        return "it was ended by SIGBUS, most likely because its shared memory (/dev/shm) is too small", _MORE_SHARED_MEMORY
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}", "read the log"
     return f"exit status {status}", "read the log"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enginepress.errors import BuildError
@@ -23,6 +24,7 @@ for name in ("tensorrt_llm", "tensorrt", "tensorrt_cu13", "tensorrt_cu12"):
 print(json.dumps(found))
 """
 _TIMEOUT_S = 120
+_GIVE = "run this step on a GPU that the container is given"
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,79 @@ class LocalGpu:
 
 
 def local_gpu(env: Mapping[str, str] | None = None) -> LocalGpu:
-    """Raises BuildError if there is no GPU, or if there are several kinds."""
+    """The GPUs that a CUDA program here would see: nvidia-smi itself lists all of the machine, whatever CUDA_VISIBLE_DEVICES is.
+
+    Raises:
+        BuildError: if there is none, or if there are several kinds.
+    """
     rows = [[cell.strip() for cell in line.split(",")] for line in _ask(["nvidia-smi", *_QUERY], env).splitlines() if line]
     if not rows or any(len(row) != 3 for row in rows):
-        raise BuildError("nvidia-smi names no GPU", where="nvidia-smi", fix="run this step on a GPU that the container is given")
-    kinds = sorted({(name, capability) for name, capability, _ in rows})
+        raise BuildError("nvidia-smi names no GPU", where="nvidia-smi", fix=_GIVE)
+    devices = _visible(_devices(rows, _ask(["nvidia-smi", "-L"], env)), os.environ if env is None else env)
+    kinds = sorted({device.name for device in devices})
     if len(kinds) > 1:
         raise BuildError(
-            "the GPUs here are of different kinds: " + ", ".join(name for name, _ in kinds),
+            "the GPUs here are of different kinds: " + ", ".join(kinds),
             where="nvidia-smi",
-            fix="give the step GPUs of one kind, e.g. by CUDA_VISIBLE_DEVICES or a node selector",
+            fix="give the step GPUs of one kind: by a node selector, or by CUDA_VISIBLE_DEVICES with their UUIDs (nvidia-smi -L)",
         )
-    name, capability, driver = rows[0]
-    profiles = re.findall(r"^\s+MIG (\S+)\s+Device", _ask(["nvidia-smi", "-L"], env), flags=re.MULTILINE)
-    return LocalGpu(
-        name=f"{name}-MIG-{profiles[0]}" if profiles else name,
-        sm=capability.replace(".", ""),
-        driver=driver,
-        count=len(profiles) or len(rows),
-    )
+    first = devices[0]
+    return LocalGpu(name=first.name, sm=first.sm, driver=rows[0][2], count=len(devices))
+
+
+@dataclass(frozen=True)
+class _Device:
+    """What CUDA would count as one: a whole GPU, or a MIG device of it."""
+
+    name: str
+    sm: str
+    uuid: str
+    gpu: int
+
+
+def _devices(rows: Sequence[Sequence[str]], listing: str) -> list[_Device]:
+    """Args:
+    listing: of `nvidia-smi -L`: a line a GPU, and below it one for each MIG device.
+    """
+    found: list[list[_Device]] = [[] for _ in rows]
+    whole = {number: _Device(row[0], row[1].replace(".", ""), "", number) for number, row in enumerate(rows)}
+    number = -1
+    for line in listing.splitlines():
+        uuid = match.group(1) if (match := re.search(r"UUID: ([^)]+)\)", line)) else ""
+        if re.match(r"GPU \d+:", line):
+            number += 1
+            if number in whole:
+                whole[number] = replace(whole[number], uuid=uuid)
+        elif (profile := re.match(r"\s+MIG (\S+)\s+Device", line)) and number in whole:
+            gpu = whole[number]
+            found[number].append(replace(gpu, name=f"{gpu.name}-MIG-{profile.group(1)}", uuid=uuid))
+    return [device for number, parts in enumerate(found) for device in (parts or [whole[number]])]
+
+
+def _visible(devices: list[_Device], env: Mapping[str, str]) -> list[_Device]:
+    """Those that CUDA_VISIBLE_DEVICES leaves."""
+    said = env.get("CUDA_VISIBLE_DEVICES")
+    if said is None or said.strip() in ("all", "void"):
+        return devices
+    chosen: list[_Device] = []
+    for entry in filter(None, (part.strip() for part in said.split(","))):
+        if entry.isdigit():
+            # CUDA counts the fastest first, unless it is told otherwise; among GPUs of one kind that makes no difference.
+            if len({d.name for d in devices}) > 1 and env.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+                raise BuildError(
+                    f"which GPU CUDA_VISIBLE_DEVICES={said} means is not known: CUDA and nvidia-smi count in different orders",
+                    where="CUDA_VISIBLE_DEVICES",
+                    fix="set CUDA_DEVICE_ORDER=PCI_BUS_ID as well, or name them by their UUIDs (nvidia-smi -L)",
+                )
+            matching = [d for d in devices if d.gpu == int(entry)][:1]
+        else:
+            matching = [d for d in devices if d.uuid.startswith(entry)]
+        if not matching:
+            break  # as CUDA does: what follows an entry that is none is not visible either
+        chosen += matching
+    if not chosen:
+        raise BuildError(f"CUDA_VISIBLE_DEVICES={said} leaves no GPU", where="CUDA_VISIBLE_DEVICES", fix=_GIVE)
+    return chosen
 
 
 def local_packages(python: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:

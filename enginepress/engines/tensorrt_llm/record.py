@@ -65,25 +65,45 @@ def read_record(folder: Path) -> EngineRecord | None:
     return EngineRecord(**fields)
 
 
-def check_servable(record: EngineRecord, *, sm: str | None, tensorrt_llm: str | None) -> None:
-    """Whether an engine runs here.
+@dataclass(frozen=True)
+class Here:
+    """A machine that shall serve; None for what it does not have.
 
-    Args:
-        sm: of the GPU here, None if there is none.
-        tensorrt_llm: version here, None if there is none.
+    Attributes:
+        gpus: how many of this SM.
+    """
+
+    sm: str | None = None
+    gpus: int = 0
+    tensorrt_llm: str | None = None
+    tensorrt: str | None = None
+
+
+def check_servable(record: EngineRecord, here: Here) -> None:
+    """Whether an engine runs here.
 
     Raises:
         GateError: saying both sides.
     """
-    built = f"TensorRT-LLM {record.tensorrt_llm} on {record.gpu} (SM {record.sm})"
+    built = f"TensorRT-LLM {record.tensorrt_llm} with TensorRT {record.tensorrt} on {record.gpu} (SM {record.sm})"
     problems = []
-    if sm != record.sm:
-        problems.append(f"the GPU here is SM {sm}" if sm else "there is no GPU here")
-    if tensorrt_llm != record.tensorrt_llm:
-        problems.append(f"TensorRT-LLM here is {tensorrt_llm}" if tensorrt_llm else "there is no TensorRT-LLM here")
+    if here.sm != record.sm:
+        problems.append(f"the GPU here is SM {here.sm}" if here.sm else "there is no GPU here")
+    elif here.gpus < record.world_size:
+        problems.append(f"it has {record.world_size} ranks, a GPU for each, and there {_are(here.gpus)} here")
+    if here.tensorrt_llm != record.tensorrt_llm:
+        said = f"TensorRT-LLM here is {here.tensorrt_llm}" if here.tensorrt_llm else "there is no TensorRT-LLM here"
+        problems.append(said)
+    elif here.tensorrt != record.tensorrt:
+        problems.append(f"TensorRT here is {here.tensorrt}")
     if problems:
+        gpus = f"{record.world_size} GPUs" if record.world_size > 1 else "a GPU"
         raise GateError(
             f"the engine was built by {built}, and {' and '.join(problems)}: it would not load",
             where=FILE,
-            fix=f"serve it in {record.image} on a GPU with SM {record.sm}, or build it here",
+            fix=f"serve it in {record.image} on {gpus} with SM {record.sm}, or build it here",
         )
+
+
+def _are(gpus: int) -> str:
+    return "is 1" if gpus == 1 else f"are {gpus}"

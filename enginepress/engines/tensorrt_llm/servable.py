@@ -1,11 +1,12 @@
-"""Whether an engine runs on this machine: its record against the GPU and the TensorRT-LLM that are here."""
+"""Whether an engine runs on this machine: its record against the GPUs, TensorRT-LLM and TensorRT that are here."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from enginepress.engines.tensorrt_llm import machine
-from enginepress.engines.tensorrt_llm.record import check_servable, read_record
+from enginepress.engines.tensorrt_llm.record import Here, check_servable, read_record
 from enginepress.engines.tensorrt_llm.tools import find_tools
 from enginepress.errors import BuildError
 
@@ -19,13 +20,15 @@ def check_runs_here(engine: Path) -> None:
     record = read_record(engine)
     if record is None:
         return
-    sm = version = None
+    here = Here()
     try:
-        sm = machine.local_gpu().sm
+        gpu = machine.local_gpu()
+        here = replace(here, sm=gpu.sm, gpus=gpu.count)
     except BuildError:
         pass
     try:
-        version = machine.local_packages(find_tools(record.image).python)["tensorrt_llm"]
+        packages = machine.local_packages(find_tools(record.image).python)
+        here = replace(here, tensorrt_llm=packages["tensorrt_llm"], tensorrt=packages["tensorrt"])
     except BuildError:
         pass
-    check_servable(record, sm=sm, tensorrt_llm=version)
+    check_servable(record, here)

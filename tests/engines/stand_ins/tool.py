@@ -153,9 +153,9 @@ def nvidia_smi() -> None:
         sys.exit(6)
     for number, (name, capability, driver) in enumerate(rows):
         if "-L" in sys.argv:
-            print(f"GPU {number}: {name} (UUID: GPU-0000)")
-            if profile := os.environ.get("STAND_IN_MIG"):
-                print(f"  MIG {profile}     Device  0: (UUID: MIG-0000)")
+            print(f"GPU {number}: {name} (UUID: GPU-{number:04})")
+            for device, profile in enumerate(os.environ.get("STAND_IN_MIG", "").split()):
+                print(f"  MIG {profile}     Device  {device}: (UUID: MIG-{number:04}-{device})")
         else:
             print(f"{name}, {capability}, {driver}")
 

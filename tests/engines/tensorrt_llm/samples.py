@@ -36,11 +36,11 @@ def recipe(**engine: Any) -> Recipe:
 def config(architecture: str = "LlamaForCausalLM", **more: Any) -> dict[str, Any]:
     return {
         "architectures": [architecture],
-        "hidden_size": 64,
+        "hidden_size": 256,
         "num_hidden_layers": 2,
         "num_attention_heads": 8,
         "num_key_value_heads": 8,
-        "intermediate_size": 128,
+        "intermediate_size": 512,
         "vocab_size": 256,
         "max_position_embeddings": 4096,
         "torch_dtype": "bfloat16",

@@ -11,7 +11,7 @@ import pytest
 
 from enginepress.engines.tensorrt_llm import commands
 from enginepress.engines.tensorrt_llm.engine_config import check_weights
-from enginepress.engines.tensorrt_llm.record import check_servable, read_record
+from enginepress.engines.tensorrt_llm.record import Here, check_servable, read_record
 from enginepress.errors import BuildError
 from enginepress.recipe import Parallelism
 from enginepress.steps.build import check_environment
@@ -55,7 +55,7 @@ def test_a_checkpoint_becomes_engines_with_a_record(inside: Image, tmp_path: Pat
             "max_seq_len": 4096,
         },
     }
-    check_servable(record, sm="90", tensorrt_llm="1.2.1")
+    check_servable(record, Here("90", 4, "1.2.1", "10.14.1.48"))
     assert str(tmp_path) not in (engine / "config.json").read_text(), "the engine names a path of this machine"
 
 

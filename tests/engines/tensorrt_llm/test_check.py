@@ -99,7 +99,9 @@ def test_code_in_the_checkpoint_is_refused_before_any_tool(inside: Image, tmp_pa
 
 @pytest.mark.parametrize("method", ["awq", "gptq"])
 def test_a_quantized_checkpoint_that_the_script_reads_is_converted_as_it_is(method: str, inside: Image, tmp_path: Path) -> None:
-    converted = convert(tmp_path, recipe(), quantization_config={"quant_method": method, "bits": 4, "desc_act": False})
+    converted = convert(
+        tmp_path, recipe(), quantization_config={"quant_method": method, "bits": 4, "desc_act": False, "sym": True}
+    )
     line = (tmp_path / "convert.log").read_text().splitlines()[0]
     assert "--use_weight_only" not in line
     build(tmp_path, recipe(), converted)

@@ -22,7 +22,7 @@ SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-GOOD = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "rotary_base": 10000.0}
+GOOD = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8, "rotary_base": 10000.0}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ from tests.engines.tensorrt_llm.samples import recipe
         ("OSError: libcuda.so.1: cannot open shared object file", 1, "no GPU here", "--gpus all"),
         ("OSError: GPU is required for inference.", 1, "no GPU here", "nvidia.com/gpu"),
         ("ValueError: GPTQ with desc_act=True is not implemented!", 1, "desc_act", "desc_act: false"),
+        ("UserWarning: `trust_remote_code` is not supported anymore.", -9, "killed", "workers: 1"),
+        ("UserWarning: `trust_remote_code` is not supported anymore.", 2, "exit status 2", "read the log"),
+        (
+            "ValueError: The repository x contains custom code which must be executed to correctly load the model.\n"
+            "Please pass the argument `trust_remote_code=True` to allow custom code to be run.",
+            1,
+            "wants to run its own code",
+            "source.trust_remote_code",
+        ),
+        ("loading", -7, "ended by SIGBUS, most likely because its shared memory", "--shm-size"),
         ("something nobody has seen", 3, "exit status 3", "read the log"),
     ],
 )

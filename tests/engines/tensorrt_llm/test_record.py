@@ -8,7 +8,7 @@ import pytest
 
 from enginepress.engines import get_builder
 from enginepress.engines.tensorrt_llm import commands
-from enginepress.engines.tensorrt_llm.record import check_servable, read_record
+from enginepress.engines.tensorrt_llm.record import Here, check_servable, read_record
 from enginepress.engines.tensorrt_llm.servable import check_runs_here
 from enginepress.errors import BuildError, GateError
 from tests.engines.stand_ins.image import Image
@@ -20,19 +20,31 @@ from tests.engines.tensorrt_llm.samples import config, recipe
 @pytest.mark.parametrize(
     ("here", "message"),
     [
-        ({"sm": "80", "tensorrt_llm": "1.2.1"}, r"built by TensorRT-LLM 1\.2\.1 on H100-SXM5-80GB \(SM 90\).*GPU here is SM 80"),
-        ({"sm": "90", "tensorrt_llm": "1.1.0"}, r"built by TensorRT-LLM 1\.2\.1 .*TensorRT-LLM here is 1\.1\.0"),
-        ({"sm": None, "tensorrt_llm": None}, "there is no GPU here and there is no TensorRT-LLM here"),
+        (
+            Here("80", 1, "1.2.1", "10.14.1.48"),
+            r"built by TensorRT-LLM 1\.2\.1 .* on H100-SXM5-80GB \(SM 90\).*GPU here is SM 80",
+        ),
+        (Here("90", 1, "1.1.0", "10.13.3.9"), r"built by TensorRT-LLM 1\.2\.1 .*TensorRT-LLM here is 1\.1\.0"),
+        (Here("90", 1, "1.2.1", "10.13.3.9"), r"with TensorRT 10\.14\.1\.48 .*TensorRT here is 10\.13\.3\.9"),
+        (Here(), "there is no GPU here and there is no TensorRT-LLM here"),
     ],
 )
-def test_an_engine_is_refused_elsewhere_saying_both_sides(
-    here: dict[str, str | None], message: str, inside: Image, tmp_path: Path
-) -> None:
+def test_an_engine_is_refused_elsewhere_saying_both_sides(here: Here, message: str, inside: Image, tmp_path: Path) -> None:
     record = read_record(build(tmp_path, recipe(), convert(tmp_path, recipe())))
     assert record is not None
     with pytest.raises(GateError, match=message) as caught:
-        check_servable(record, **here)  # type: ignore[arg-type]
+        check_servable(record, here)
     assert "26.07-trtllm-python-py3 on a GPU with SM 90" in (caught.value.fix or "")
+
+
+def test_an_engine_of_several_ranks_is_refused_where_there_are_fewer_gpus(inside: Image, tmp_path: Path) -> None:
+    two = recipe(parallelism={"tensor": 2})
+    record = read_record(build(tmp_path, two, convert(tmp_path, two)))
+    assert record is not None
+    with pytest.raises(GateError, match="it has 2 ranks, a GPU for each, and there is 1 here") as caught:
+        check_servable(record, Here("90", 1, "1.2.1", "10.14.1.48"))
+    assert "on 2 GPUs with SM 90" in (caught.value.fix or "")
+    check_servable(record, Here("90", 2, "1.2.1", "10.14.1.48"))
 
 
 def test_a_server_is_asked_for_only_where_the_engine_runs(inside: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,27 @@ def test_a_vocabulary_that_awq_would_pad_with_tokens_that_do_not_exist_is_refuse
 
 
 @pytest.mark.parametrize(
+    ("precision", "changes", "tensor", "says", "fix"),
+    [
+        ("int4_awq", {"hidden_size": 576}, 1, "blocks of 128 columns, and hidden_size is 576", "awq_block_size: 64"),
+        ("w4a8_awq", {"intermediate_size": 1280}, 4, "intermediate_size is 320 on each of 4 GPUs", "fewer GPUs"),
+        ("nvfp4", {"hidden_size": 1000}, 1, "blocks of 16 columns, and hidden_size is 1000", "fp8"),
+    ],
+)
+def test_blocks_that_do_not_divide_a_weight_are_refused_before_the_model_is_loaded(
+    precision: str, changes: dict[str, int], tensor: int, says: str, fix: str
+) -> None:
+    asked = recipe(precision=precision, calibration=CALIBRATION, parallelism={"tensor": tensor})
+    of = config(**{"hidden_size": 1024, "head_dim": 128, "intermediate_size": 2048, **changes})
+    with pytest.raises(RecipeError, match=says) as caught:
+        plan_conversion(of, asked, version="1.2.1")
+    assert fix in (caught.value.fix or "")
+    if "awq_block_size" in fix:
+        smaller = {"convert": {"awq_block_size": 64}}
+        plan_conversion(of, recipe(precision=precision, calibration=CALIBRATION, options=smaller), version="1.2.1")
+
+
+@pytest.mark.parametrize(
     ("engine", "field", "message"),
     [
         ({"options": {"build": {"max_lora_rank": 8}}}, "engine.options.build.max_lora_rank", "no effect without lora_plugin"),
