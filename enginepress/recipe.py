@@ -320,7 +320,9 @@ class Store(_Section):
     def _fields_of_its_kind(self) -> Store:
         scheme = self.url.partition("://")[0]
         foreign = {"file": _S3_STORE_FIELDS, "s3": {"mount"}}[scheme]
-        if wrong := sorted(foreign & self.model_fields_set):
+        # A value that says nothing is no mistake: a recipe that was read and written out again names every field.
+        said = {name for name in foreign if getattr(self, name) != type(self).model_fields[name].default}
+        if wrong := sorted(said):
             raise ValueError(f"{', '.join(wrong)}: a store of the kind {scheme}:// has no such thing")
         if scheme == "s3" and not _S3_URL.fullmatch(self.url):
             raise ValueError("write it as s3://bucket or s3://bucket/folder")

@@ -50,7 +50,7 @@ def test_an_engine_of_another_machine_is_refused_saying_both_sides(
         check_servable_here(_repository(tmp_path / "repository", **built))
     assert said in caught.value.message
     assert f"(SM {built.get('sm', '90')})" in caught.value.message
-    assert f"TensorRT-LLM {built.get('version', '1.2.1')} on" in caught.value.message
+    assert f"TensorRT-LLM {built.get('version', '1.2.1')} with TensorRT 10.14.1.48 on" in caught.value.message
 
 
 def test_a_machine_without_gpu_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

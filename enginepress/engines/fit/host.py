@@ -73,11 +73,14 @@ def host_of(recipe: Recipe, weights: Weights, *, quantized: bool) -> Host:
         convert = int(weights.checkpoint * (MODELOPT_FACTOR if by_tool else SPARE)) + (0 if by_tool else weights.rank)
         # 70B in BF16 to FP8 needs its 140 GB and 70 more on GPUs (workflow.md).
         on_gpu = weights.checkpoint + weights.total if not quantized and _measures_on_gpu(recipe) else 0
+        # Rounded to int8 or int4 only while trtllm-build loads it: ModelOpt leaves 16 bits in the checkpoint.
+        later = by_tool and engine.precision in ("int8", "int4")
+        converted = max(weights.ranks, weights.checkpoint) if later else weights.ranks
         return Host(
             convert_memory=convert + PROCESS_BYTES,
             convert_gpu_memory=on_gpu,
             build_memory=_workers(recipe) * (2 * weights.rank + PROCESS_BYTES),
-            disk=int((weights.checkpoint + 2 * weights.ranks) * SPARE),
+            disk=int((weights.checkpoint + converted + weights.ranks) * SPARE),
             store=weights.ranks,
         )
     if engine.builder == "llmapi" and quantizes:

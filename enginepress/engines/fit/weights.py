@@ -140,12 +140,26 @@ def _experts_of_rank(shape: Shape, recipe: Recipe) -> float:
     return shape.expert_parameters / (split.tensor * split.expert) + shared / recipe.engine.parallelism.tensor
 
 
+def _splits_embedding(recipe: Recipe) -> bool:
+    """Whether ranks share the input embedding: told to, or made by ModelOpt, alone or in quantize.py, which always does it
+    (modelopt/torch/export/tensorrt_llm_utils.py; seen in docs/gpu.md)."""
+    engine, options = recipe.engine, recipe.engine.options.convert
+    by_script = engine.kv_cache is None and (
+        engine.precision in _BY_SCRIPT or bool({"use_fp8_rowwise", "smoothquant"} & set(options))
+    )
+    return engine.converter == "modelopt" or not by_script or bool(options.get("use_parallel_embedding"))
+
+
+_BY_SCRIPT = ("float32", "float16", "bfloat16", "int8", "int4")
+"""Precisions that convert_checkpoint.py makes (`engines.tensorrt_llm.convert_command`)."""
+
+
 def _embeddings_of_rank(shape: Shape, recipe: Recipe) -> float:
     engine = recipe.engine
     tensor = attention_ranks(recipe)
     # A vocabulary that ranks cannot share evenly is padded.
     one = -(-shape.vocab_size // tensor) * tensor * shape.hidden_size
-    whole_input = engine.builder == "tensorrt_llm" and not engine.options.convert.get("use_parallel_embedding")
+    whole_input = engine.builder == "tensorrt_llm" and not _splits_embedding(recipe)
     first = shape.embedding_parameters if whole_input else one / tensor
     last = one / tensor
     if engine.parallelism.pipeline > 1:
