@@ -88,7 +88,9 @@ def fill_context(folder: Path, wheels: Path | None) -> None:
     ]
     # Where setuptools is installed it is taken, so that a site without an index needs none for this.
     offline = ["--no-build-isolation"] if wheels is not None else []
-    subprocess.run([*pip, *offline, str(source)], check=True)
+    done = subprocess.run([*pip, *offline, str(source)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the wheel of enginepress could not be built:\n{done.stderr[-3000:]}")
     shutil.rmtree(source)
 
 

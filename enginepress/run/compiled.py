@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,14 @@ def compile_pipeline(name: str, options: CompileOptions) -> str:
     with tempfile.TemporaryDirectory(prefix="enginepress-compile-") as folder:
         path = Path(folder) / f"{name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        return path.read_text(encoding="utf-8")
+        return _steady(path.read_text(encoding="utf-8"))
+
+
+def _steady(text: str) -> str:
+    """Without the defaults in the comment at its head that are lists or mappings: kfp writes those in another order each time."""
+    lines = text.splitlines(keepends=True)
+    end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return "".join(re.sub(r" \[Default: [\[{].*", "", line) for line in lines[:end]) + "".join(lines[end:])
 
 
 def write_compiled(folder: Path, options: CompileOptions) -> list[Path]:
