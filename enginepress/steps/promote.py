@@ -103,7 +103,7 @@ def move_channel(
     for store in stores:
         require_signature(store, recipe.name, number, trust_of(recipe, trust))
     for store in stores:
-        if store.channel(recipe.name, channel) != number:
+        if not _is_on(store, recipe.name, channel, number):
             expected = expect if store is stores[0] else ...
             activate(store, recipe.name, channel, number, who=who, why=why, expect=expected, back=back)
     try:
@@ -116,6 +116,19 @@ def move_channel(
         ) from None
     # Last, so that a run that could not move the alias tries again.
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+
+
+def where_it_is(recipe: Recipe, channel: str) -> int | None:
+    """The release that the primary store's channel names, whether or not it dangles; None if there is no such channel."""
+    return open_store(recipe.stores[0]).channels(recipe.name).get(channel)
+
+
+def _is_on(store: Store, model: str, channel: str, number: int) -> bool:
+    """A channel that dangles is on nothing: it is made anew."""
+    try:
+        return store.channel(model, channel) == number
+    except StoreError:
+        return False
 
 
 def was_served(store: Store, model: str, number: int) -> bool:
@@ -184,7 +197,7 @@ def roll_back(
         StoreError: if there is none to go back to, or somebody else has moved the channel meanwhile.
     """
     store = open_store(recipe.stores[0])
-    now = store.channel(recipe.name, channel)
+    now = where_it_is(recipe, channel)
     number = to or store.previous(recipe.name, channel)
     move_channel(recipe, channel, number, who=who, why=why, default_uri=default_uri, expect=now, back=True, trust=trust)
     return number

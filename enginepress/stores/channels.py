@@ -89,7 +89,7 @@ def resolved(folder: ModelFolder, channel: str) -> tuple[int, Path] | None:
         raise StoreError(
             f"points to the activation {found.name}, which is gone, so nobody can read release {found.release} there",
             where=str(folder.channels / channel),
-            fix=f"point the channel anew: `enginepress promote … --channel {channel} --release {found.release}`",
+            fix=f"point the channel anew: `enginepress promote … {found.release} --channel {channel}`",
         )
     return found.release, target
 

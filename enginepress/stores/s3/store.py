@@ -310,7 +310,7 @@ class S3Store(Store):
             raise StoreError(
                 f"points to release {number}, which is not in the store",
                 where=self._client.where(keys.channel(name)),
-                fix=f"point the channel to a release that is there: `enginepress promote … --channel {name} --release N`",
+                fix=f"point the channel to a release that is there: `enginepress promote … N --channel {name}`",
             )
         return number
 

@@ -1,0 +1,177 @@
+"""doctor's part about stores: are they whole, do they agree, are releases signed as they should be, does anything lie about?
+
+The primary store is the truth for the others: channels follow its channels, and a release that a channel needs, or a
+signature, is copied from it. What is damaged is not mended from elsewhere by itself: that is for an operator to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+from enginepress.errors import EnginepressError, StoreError
+from enginepress.recipe import Recipe
+from enginepress.signing import RECORD as SIGNATURE
+from enginepress.steps.backup import copy_release
+from enginepress.steps.finding import REPAIR, Finding
+from enginepress.steps.promote import activate, operator
+from enginepress.steps.signing import require_signature, signature_state, trust_of
+from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
+from enginepress.workspace import Workspace
+
+SOON = timedelta(days=30)
+"""A signer's certificate that ends before that is mentioned."""
+
+
+def examine_stores(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Finding]:
+    primary, *others = [open_store(s) for s in recipe.stores]
+    for store in (primary, *others):
+        yield _whole(store, recipe.name)
+        yield from _strays(store, recipe.name, repair)
+    for store in others:
+        yield from _agreement(primary, store, recipe.name)
+        yield from _channels_like(primary, store, recipe, workspace, repair)
+    yield from _signatures(primary, others, recipe, repair)
+
+
+def whole_releases(store: Store, name: str) -> list[int]:
+    """Releases whose manifest can be read; the others are among the findings about the store."""
+    whole = []
+    for number in store.numbers(name):
+        try:
+            store.manifest(name, number)
+        except StoreError:
+            continue
+        whole.append(number)
+    return whole
+
+
+def _whole(store: Store, name: str) -> Finding:
+    what = f"store {store.url}"
+    try:
+        numbers = store.numbers(name)
+        damaged = [f"release {n}: {d}" for n in numbers for d in _differences(store, name, n)]
+    except EnginepressError as error:
+        return Finding("error", what, str(error), error.fix)
+    if damaged:
+        fix = "copy the release from another store or a backup, or remove its folder and run the recipe again"
+        return Finding("error", what, "; ".join(damaged[:10]), fix)
+    return Finding("ok", what, f"{len(numbers)} releases of {name}, every file as its manifest says")
+
+
+def _differences(store: Store, name: str, number: int) -> list[str]:
+    try:
+        return [str(d) for d in store.verify(name, number)]
+    except StoreError as error:
+        return [str(error)]
+
+
+def _strays(store: Store, name: str, repair: bool) -> Iterator[Finding]:
+    """What lies about. What killed processes left is removed; what nobody knows is left to whoever put it there."""
+    what = f"store {store.url}"
+    try:
+        if repair and store.numbers(name):
+            store.sweep(name)
+        if strays := store.strays(name):
+            more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
+            fix = "look at it, and move it away; nothing that enginepress keeps lies there"
+            yield Finding(
+                "warning", what, f"something lies in {name} that does not belong there: {', '.join(strays[:5])}{more}", fix
+            )
+    except EnginepressError as error:
+        yield Finding("error", what, str(error), error.fix)
+
+
+# Between stores -------------------------------------------------------------------------------------------------------
+
+
+def _agreement(primary: Store, store: Store, name: str) -> Iterator[Finding]:
+    what = f"store {store.url}"
+    try:
+        for number in sorted(set(whole_releases(primary, name)) & set(whole_releases(store, name))):
+            if primary.manifest(name, number).digest != store.manifest(name, number).digest:
+                yield Finding(
+                    "error",
+                    what,
+                    f"release {number} is another one than that of the primary store",
+                    f"find out where it comes from, remove it there, and run `enginepress run` again; {primary.url} is the truth",
+                )
+    except EnginepressError as error:
+        yield Finding("error", what, str(error), error.fix)
+
+
+def _channels_like(primary: Store, store: Store, recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Finding]:
+    """The other stores' channels follow the primary's."""
+    name = recipe.name
+    try:
+        there = store.channels(name)
+        for channel, number in primary.channels(name).items():
+            if there.get(channel) == number:
+                continue
+            what = f"channel {channel} in {store.url}"
+            if repair:
+                copied = copy_release(
+                    primary, store, primary.manifest(name, number), workspace, primary=primary.url, progress=None
+                )
+                if copied and (bundle := primary.read_record(name, number, SIGNATURE)) is not None:
+                    store.write_record(name, number, SIGNATURE, bundle)
+                require_signature(store, name, number, trust_of(recipe))
+                activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
+                yield Finding("mended", what, f"moved to release {number}" + (", which was copied there" if copied else ""))
+            else:
+                here = there.get(channel)
+                is_on = "is not there" if here is None else f"is on release {here}"
+                yield Finding("error", what, f"{is_on}; in the primary store it is on {number}", REPAIR)
+    except EnginepressError as error:
+        yield Finding("error", f"channels in {store.url}", str(error), error.fix)
+
+
+# Signatures -----------------------------------------------------------------------------------------------------------
+
+
+def _signatures(primary: Store, others: list[Store], recipe: Recipe, repair: bool) -> Iterator[Finding]:
+    name, trust = recipe.name, trust_of(recipe)
+    try:
+        if trust is None and recipe.signing.key is None:
+            return
+        good = 0
+        for number in whole_releases(primary, name):
+            what = f"signature of release {number}"
+            state = signature_state(primary, name, number, trust)
+            good += state.state == "good"
+            if state.state == "bad":
+                fix = f"if you have checked what it is: `enginepress sign {primary.url} {name} {number} --key FILE --again`"
+                yield Finding("error", what, state.detail, fix)
+            elif state.state == "unsigned":
+                fix = f"if you have checked what it is: `enginepress sign {primary.url} {name} {number} --key FILE`"
+                if trust is not None and trust.required and number in primary.channels(name).values():
+                    yield Finding("error", what, "is missing, and a channel is on the release", fix)
+                else:
+                    yield Finding("warning", what, "is missing", fix)
+            elif state.until is not None and _ends_soon(state.until):
+                fix = f"renew it, and sign again: `enginepress sign {primary.url} {name} {number} --key FILE --again`"
+                yield Finding("warning", what, f"the certificate of {state.detail} ends on {state.until[:10]}", fix)
+            if state.state in ("good", "unchecked"):
+                yield from _same_signature(primary, others, name, number, repair)
+        if good:
+            yield Finding("ok", "signatures", f"{good} releases of {name} are signed by whom they should be")
+    except EnginepressError as error:
+        yield Finding("error", "signatures", str(error), error.fix)
+
+
+def _same_signature(primary: Store, others: list[Store], name: str, number: int, repair: bool) -> Iterator[Finding]:
+    bundle = primary.read_record(name, number, SIGNATURE)
+    for store in others:
+        if number not in store.numbers(name) or store.read_record(name, number, SIGNATURE) == bundle:
+            continue
+        what = f"signature of release {number} in {store.url}"
+        if repair and bundle is not None:
+            store.write_record(name, number, SIGNATURE, bundle)
+            yield Finding("mended", what, "copied from the primary store")
+        else:
+            yield Finding("error", what, "is not that of the primary store", REPAIR)
+
+
+def _ends_soon(until: str) -> bool:
+    return datetime.strptime(until, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc) - datetime.now(timezone.utc) < SOON
