@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import modelopt
+from benchmarks import modelopt, s3_publish
 from benchmarks.command_line import help_times, plan_times, up_to_date_times
 from benchmarks.compile import compile_times
 from benchmarks.downloads import rows as rows_of_downloads
@@ -163,6 +163,10 @@ def _serving(arguments: argparse.Namespace) -> Rows:
     ]
 
 
+def _s3_publish(arguments: argparse.Namespace) -> Rows:
+    return s3_publish.rows(arguments.folder / "s3")
+
+
 def _modelopt(arguments: argparse.Namespace) -> Rows:
     return modelopt.rows(arguments.folder)
 
@@ -190,6 +194,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "modelopt": _modelopt,
     "compile": _compile,
     "submit": _submit,
+    "s3_publish": _s3_publish,
 }
 
 

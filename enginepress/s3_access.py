@@ -136,8 +136,11 @@ _clients: dict[Any, Any] = {}
 _clients_lock = threading.Lock()
 
 
-def boto_client(settings: S3Settings, words: Words) -> Any:
+def boto_client(settings: S3Settings, words: Words, *, sign_bodies: bool = True) -> Any:
     """boto3's client, which may be used by many threads.
+
+    Args:
+        sign_bodies: False where every body comes with a digest in a header that is signed: it need not be hashed once more.
 
     Raises:
         EnginepressError: of `words`, if boto3 is not installed.
@@ -152,7 +155,7 @@ def boto_client(settings: S3Settings, words: Words) -> Any:
     endpoint = settings.address()
     identity = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     with _clients_lock:
-        found = _clients.get((settings, endpoint, identity))
+        found = _clients.get((settings, endpoint, identity, sign_bodies))
         if found is None:
             session = boto3.session.Session()
             config = Config(
@@ -161,11 +164,14 @@ def boto_client(settings: S3Settings, words: Words) -> Any:
                 read_timeout=TIMEOUT_SECONDS,
                 retries={"total_max_attempts": 1, "mode": "standard"},
                 max_pool_connections=64,
-                s3={"addressing_style": "path" if settings.path_style or endpoint else "auto"},
+                s3={
+                    "addressing_style": "path" if settings.path_style or endpoint else "auto",
+                    **({} if sign_bodies else {"payload_signing_enabled": False}),
+                },
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
-            found = _clients[settings, endpoint, identity] = session.client(
+            found = _clients[settings, endpoint, identity, sign_bodies] = session.client(
                 "s3",
                 endpoint_url=endpoint or None,
                 region_name=settings.region or session.region_name or "us-east-1",

@@ -114,7 +114,8 @@ def move(
     """Points the channel to a release. Movers at the same time come one after the other; none is lost.
 
     Args:
-        check: raises if the release may not be pointed to; called before each attempt.
+        check: raises if the release may not be pointed to; called before each attempt, and after the move: should the
+            release have been removed at the same moment, the move is undone.
 
     Raises:
         StoreError: not where it was expected, or the server compares nothing and others may write.
@@ -140,10 +141,27 @@ def move(
         if guarantees.match != "none":
             condition = {"if_match": guarantees.written(now.etag)} if now.etag is not None else {"if_none_match": True}
         try:
-            client.put(keys.channel(name), after.to_text(name), **condition)
-            return
+            etag = client.put(keys.channel(name), after.to_text(name), **condition)
         except (Unmet, Missing):
             continue
+        try:
+            check()
+        except StoreError:
+            _undo(client, keys, guarantees, name, now, etag)
+            raise
+        return
+
+
+def _undo(client: StoreClient, keys: ModelKeys, guarantees: Guarantees, name: str, before: Channel, etag: str) -> None:
+    """Puts the channel back to where it was, unless somebody has moved it since."""
+    condition = guarantees.written(etag) if guarantees.match != "none" else None
+    try:
+        if before.release is not None:
+            client.put(keys.channel(name), before.to_text(name), if_match=condition)
+        elif client.head(keys.channel(name)).etag == etag:
+            client.delete(keys.channel(name))
+    except (Unmet, Missing):
+        pass
 
 
 def restore(client: StoreClient, keys: ModelKeys, guarantees: Guarantees, name: str, moves: Sequence[Move]) -> None:

@@ -304,7 +304,8 @@ class StoreClient:
 
     def _once(self, operation: str, key: str, *, named: bool = True, **query: Any) -> Any:
         with in_words(self.where(key), WORDS):
-            boto = boto_client(self.settings, WORDS)
+            digested = "Body" in query and bool(query.keys() & _DIGESTS)
+            boto = boto_client(self.settings, WORDS, sign_bodies=not digested)
         if named:
             query["Key"] = key
         try:
@@ -313,6 +314,7 @@ class StoreClient:
             raise _outcome(error, self.where(key), conditional=bool(query.keys() & _CONDITIONS)) from None
 
 
+_DIGESTS = {"ContentMD5", "ChecksumSHA256", "ChecksumCRC32"}
 _CONDITIONS = {"IfMatch", "IfNoneMatch", "CopySourceIfMatch"}
 
 

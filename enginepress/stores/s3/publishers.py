@@ -160,6 +160,23 @@ class Publisher:
             if note.number <= committed and self._take(note):
                 settle(self._client, self._keys, note)
 
+    def sweep(self, committed: int) -> None:
+        """Removes what dead publishers left for numbers up to this one, all of which are taken."""
+        notes, _ = read_notes(self._client, self._keys)
+        if not notes:
+            return
+        _mine.add(self._owner)
+        clock = fresh_name(committed + 1)
+        try:
+            self._write(clock, None)  # tells the server's time
+            notes, now = read_notes(self._client, self._keys, own=clock)
+            for note in notes:
+                if note.number <= committed and note.is_dead(now) and self._take(note):
+                    settle(self._client, self._keys, note)
+        finally:
+            self._client.delete(self._keys.publisher(clock))
+            _mine.discard(self._owner)
+
     def withdraw(self) -> None:
         """Removes what was sent and the note: for a release that is refused, and would be again."""
         self._stop.set()

@@ -219,7 +219,11 @@ class S3Store(Store):
         return sorted(found, key=lambda d: d.path)
 
     def remove(self, model: str, number: int) -> None:
-        """As `Store.remove`. The manifest goes first and at once; it leaves an empty object, which keeps the number taken."""
+        """As `Store.remove`. The manifest goes first and at once; it leaves an empty object, which keeps the number taken.
+
+        A mover at the same time looks for the release again after its move, and this looks for channels again after the
+        removal: one of them sees the other, and gives way.
+        """
         if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
             raise StoreError(
                 f"release {number} of {model} is on {', '.join(pointing)}, so it is not removed",
@@ -232,6 +236,14 @@ class S3Store(Store):
         remover = Publisher(client, keys, self.guarantees)
         with remover.removing(name):
             client.put(keys.manifest(number), b"")
+            if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
+                client.put(keys.manifest(number), manifest.to_text().encode(), metadata={REPOSITORY: name})
+                client.delete(keys.publisher(name))
+                raise StoreError(
+                    f"release {number} of {model} was put on {', '.join(pointing)} meanwhile, so it stays",
+                    where=self.url,
+                    fix="look at `enginepress releases`, then decide again",
+                )
             client.delete_all(keys.hints(number, manifest.build_key, manifest.content_digest))
             client.delete_all([s.key for s in client.listing(keys.records(number))])
             remover.withdraw()
@@ -254,6 +266,17 @@ class S3Store(Store):
                 yield self._read(model, number)[1]
             except StoreError:
                 continue
+
+    def sweep(self, model: str) -> None:
+        """As `Store.sweep`. What a dead publisher has sent for a number that is still free is left to the next publisher."""
+        keys = self._keys(model)
+        if publishing.description(self._client, keys) is None:
+            return
+        sweeper = Publisher(self._client, keys, self.guarantees)
+        sweeper.sweep(max([0, *self._taken_numbers(keys)]))
+
+    def _taken_numbers(self, keys: ModelKeys) -> list[int]:
+        return [n for s in self._client.listing(keys.manifests) if (n := number_of(s.key)) is not None]
 
     # Records ----------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from tests.stores.s3.stores import a_store, promote, publish
 
 
 def main(first: str, *rest: str) -> None:
+    store = a_store(prefix=os.environ.get("ENGINEPRESS_TEST_PREFIX", "models"))
     if first == "promote":
-        promote(a_store(), rest[0], int(rest[1]))
+        promote(store, rest[0], int(rest[1]))
         print(json.dumps({"moved": int(rest[1])}))
     else:
-        print(json.dumps({"release": publish(a_store(), Path(first), rest[0]).release}))
+        print(json.dumps({"release": publish(store, Path(first), rest[0]).release}))
 
 
 if __name__ == "__main__":
