@@ -105,6 +105,7 @@ def follow_to_end(run: ClusterRun, *, as_json: bool, recipe: Path | None = None,
     """
     from enginepress.cli.run_progress import follow, tell
     from enginepress.errors import ClusterError
+    from enginepress.run.pod_logs import report_of
 
     options = run.api.connection.command_options()
     try:
@@ -114,8 +115,11 @@ def follow_to_end(run: ClusterRun, *, as_json: bool, recipe: Path | None = None,
         click.echo(f"  enginepress status {run.id} --follow{options}   follows it again", err=True)
         click.echo(f"  enginepress cancel {run.id}{options}   ends it", err=True)
         sys.exit(130)
+    report = report_of(run, state)
     if as_json:
-        click.echo(json.dumps({**state.to_json(), "url": run.url}, indent=2))
+        click.echo(json.dumps({**state.to_json(), "url": run.url, "report": report}, indent=2))
+    elif report is not None:
+        click.echo(f"\n{report.strip()}\n")
     if state.good:
         if not as_json:
             click.echo(f"succeeded  {_took(state)}")

@@ -16,8 +16,11 @@ from enginepress.errors import ClusterError
 from enginepress.run.api import Api, Trouble
 from enginepress.run.cluster import ClusterRun
 from enginepress.run.run_state import RunState, Step
+from enginepress.steps.run_report import from_log
 
 TEMPLATES = ("system-container-impl", "retry-system-container-impl")
+REPORT = "report"
+"""The task that tells how a run ended."""
 MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -41,7 +44,19 @@ def log_of(run: ClusterRun, step: Step) -> str | None:
     return None
 
 
-def kubectl(run: ClusterRun, step: Step | None = None) -> str:
+def report_of(run: ClusterRun, state: RunState) -> str | None:
+    """The report with which a run has ended, as Markdown: what each step did, and what to do about one that failed. None if it
+    cannot be had: it lies in the workspace in any case."""
+    for step in state.steps:
+        if step.name == REPORT:
+            try:
+                return from_log(log_of(run, step) or "")
+            except ClusterError:
+                return None
+    return None
+
+
+def kubectl(run: ClusterRun) -> str:
     """The command that shows what the API does not: logs of pods that wait or that another container of theirs has written."""
     space = f" -n {run.api.connection.namespace}" if run.api.connection.namespace else " -n kubeflow"
     return f"kubectl logs{space} -l pipeline/runid={run.id} -c main --tail=-1 --prefix"

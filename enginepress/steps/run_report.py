@@ -13,6 +13,19 @@ from enginepress.workspace import Workspace
 
 KEPT_RUNS = 200
 """Folders in `runs/` that are kept."""
+_BEGIN, _END = "----- report -----", "----- end of the report -----"
+
+
+def in_log(text: str) -> str:
+    """A report as it stands in the log of its task, among what others write there."""
+    return f"{_BEGIN}\n{text}\n{_END}"
+
+
+def from_log(log: str) -> str | None:
+    """The report in a log, or None."""
+    _, begun, rest = log.partition(_BEGIN + "\n")
+    text, ended, _ = rest.partition("\n" + _END)
+    return text if begun and ended else None
 
 
 def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:

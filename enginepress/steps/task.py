@@ -83,12 +83,14 @@ def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
 
 
 def report_task(run: str, state: str, error: str) -> str:
-    """The exit handler: tells how a run ended, as Markdown."""
-    from enginepress.steps.run_report import run_report
+    """The exit handler: tells how a run ended, as Markdown. It stands in the task's log, too, where `submit` finds it."""
+    from enginepress.steps.run_report import in_log, run_report
     from enginepress.workspace import Workspace
 
     _settle()
-    return run_report(Workspace.from_environment(), os.environ.get(RUN, run), state, error)
+    text = run_report(Workspace.from_environment(), os.environ.get(RUN, run), state, error)
+    print(in_log(text))
+    return text
 
 
 def find_changed_task(folder: str, run: str) -> tuple[str, list[dict[str, str]]]:

@@ -36,7 +36,9 @@ class _Run:
     answer: Item
     tasks: list[str]
     retried: set[str]
+    finally_: set[str]
     workflow: str
+    failed: str | None = None
     states: dict[str, str] = field(default_factory=dict)
     times: dict[str, list[str]] = field(default_factory=dict)
 
@@ -156,7 +158,9 @@ class Backend:
         pipeline = spec.get("pipeline_spec", spec)["pipelineInfo"]["name"]
         answer = {**data, "run_id": run_id, "created_at": self.now(), "scheduled_at": UNKNOWN_TIME, "finished_at": UNKNOWN_TIME}
         answer |= {"storage_state": "AVAILABLE", "state": "PENDING"}
-        self.runs[run_id] = _Run(answer, tasks_of(spec), _retried(spec), f"{pipeline}-{run_id[:5]}")
+        self.runs[run_id] = _Run(
+            answer, tasks_of(spec), _with(spec, "retryPolicy"), _exit_handlers(spec), f"{pipeline}-{run_id[:5]}"
+        )
         return answer
 
     def _need_experiment(self, data: Item) -> None:
@@ -197,16 +201,18 @@ class Backend:
             self._advance_tasks(run)
 
     def _advance_tasks(self, run: _Run) -> None:
-        task = next((t for t in run.tasks if run.states.get(t, "RUNNING") == "RUNNING"), None)
+        left = [t for t in run.tasks if run.failed is None or t in run.finally_]
+        task = next((t for t in left if run.states.get(t, "RUNNING") == "RUNNING"), None)
         if task is None:
-            self._end(run, "SUCCEEDED")
+            self._end(run, "SUCCEEDED" if run.failed is None else "FAILED")
+            if run.failed is not None:
+                run.answer["error"] = {"code": 2, "message": run.failed}
         elif task not in run.states:
             run.states[task] = "RUNNING"
             run.times[task] = [self.now(), UNKNOWN_TIME]
         elif task in self.script.fails:
             run.states[task], run.times[task][1] = "FAILED", self.now()
-            self._end(run, "FAILED")
-            run.answer["error"] = {"code": 2, "message": self.script.fails[task]}
+            run.failed = self.script.fails[task]
         else:
             run.states[task], run.times[task][1] = "SUCCEEDED", self.now()
 
@@ -299,11 +305,21 @@ def tasks_of(spec: Item) -> list[str]:
     return found
 
 
-def _retried(spec: Item) -> set[str]:
-    """Tasks with a retry policy: each attempt has a pod of its own."""
+def _with(spec: Item, what: str) -> set[str]:
+    """Tasks that have something, such as a retry policy, with which each attempt has a pod of its own."""
+    return {name for name, task in _all_tasks(spec) if what in task}
+
+
+def _exit_handlers(spec: Item) -> set[str]:
+    """Tasks that run whatever happened before."""
+    strategy = "ALL_UPSTREAM_TASKS_COMPLETED"
+    return {name for name, task in _all_tasks(spec) if task.get("triggerPolicy", {}).get("strategy") == strategy}
+
+
+def _all_tasks(spec: Item) -> list[tuple[str, Item]]:
     spec = spec.get("pipeline_spec", spec)
     graphs = [spec["root"], *(c for c in spec.get("components", {}).values() if "dag" in c)]
-    return {name for graph in graphs for name, task in graph["dag"]["tasks"].items() if "retryPolicy" in task}
+    return [pair for graph in graphs for pair in graph["dag"]["tasks"].items()]
 
 
 def _id() -> str:

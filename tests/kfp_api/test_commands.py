@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from enginepress.steps.run_report import in_log
 from tests.kfp_api.conftest import Submit
 from tests.kfp_api.server import Fault, KfpApi
 
@@ -72,11 +73,13 @@ def test_a_recipe_is_submitted_and_followed_to_its_end(kfp_api: KfpApi, type_it:
 
 def test_a_run_that_fails_ends_with_1_and_the_command_that_shows_why(kfp_api: KfpApi, type_it: Type, tiny: Path) -> None:
     kfp_api.backend.script.fails = {"verify": "exit code 1"}
-    kfp_api.backend.logs = {"verify": "error: the gate refused\n"}
+    report = "# Run tiny: failed\n\n**verify failed.** the gate refused"
+    said_by_kfp = "[KFP Executor 2026-05-01 12:00:00,000 INFO]: Wrote executor output file\n"
+    kfp_api.backend.logs = {"verify": "error: the gate refused\n", "report": f"{in_log(report)}\n{said_by_kfp}"}
     done = type_it("submit", str(tiny), *MOUNT, "--poll", "0.02", "--json")
     assert done.returncode == 1
     said = json.loads(done.stdout)
-    assert (said["state"], said["error"]) == ("FAILED", "exit code 1")
+    assert (said["state"], said["error"], said["report"]) == ("FAILED", "exit code 1", report)
     assert "in verify: exit code 1" in done.stderr
     assert f"enginepress logs {said['run']}" in done.stderr
     assert type_it("logs", said["run"]).stdout == "error: the gate refused\n"
