@@ -167,13 +167,18 @@ def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True) -> 
 
 def write_unsynced(path: Path, data: str) -> None:
     """Writes a file so that readers see the old or the new content, whole, even if we are killed; not if the machine is."""
-    partial = path.with_name(f".{path.name}.new")
+    partial = unfinished(path)
     try:
         partial.write_text(data, encoding="utf-8")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write_unsynced` writes before it renames."""
+    return path.with_name(f".{path.name}.new")
 
 
 def sync_file(path: Path) -> None:
@@ -254,6 +259,8 @@ def explain_os_error(error: OSError, doing: str, kind: type[EnginepressError], *
         errno.EACCES: "give the user that runs enginepress the right to write there, or name another place",
         errno.EPERM: "give the user that runs enginepress the right to write there, or name another place",
         errno.EROFS: "the file system is mounted read-only: mount it writable, or name another place",
+        errno.ESTALE: "the NFS server no longer knows this file or folder: mount it again there, then run this again",
+        errno.EIO: "the disk, or the way to it, has failed: look into the system's log before you write there again",
     }
     place = where or (str(error.filename) if error.filename else None)
     return kind(f"{doing} failed: {error.strerror or error}", where=place, fix=fixes.get(error.errno or 0))

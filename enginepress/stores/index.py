@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from enginepress.errors import StoreError
-from enginepress.files import write_unsynced
+from enginepress.files import unfinished, write_unsynced
 from enginepress.manifest import Manifest
 from enginepress.stores.layout import ModelFolder
 
@@ -41,6 +41,7 @@ def write_index(folder: ModelFolder, numbers: Iterable[int], published: Manifest
     there = set(numbers)
     fresh = {number: keys for number in sorted(there - known.keys()) if (keys := _keys(folder, number, published)) is not None}
     text = _text(folder)
+    unfinished(_path(folder)).unlink(missing_ok=True)  # of a writer that was killed; the lock says that nobody writes now
     if known and text.endswith("\n") and len(known) < 2 * len(there) + 100:
         with open(_path(folder), "a", encoding="ascii") as stream:
             stream.write(_lines(fresh))

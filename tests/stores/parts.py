@@ -3,6 +3,7 @@
 python -m tests.stores.parts publish STORE SOURCE KEY          prints the release number
 python -m tests.stores.parts promote STORE CHANNEL NUMBER [EXPECT]
 python -m tests.stores.parts churn STORE SOURCE                publishes and promotes until it is killed
+python -m tests.stores.parts prune STORE KEEP                  prunes without a grace period until it is killed
 python -m tests.stores.parts remove STORE NUMBER               and sweeps first, as prune does
 
 With ONE_THREAD in the environment files are copied and synced one after the other, so that every run makes the same system
@@ -21,6 +22,7 @@ from enginepress.errors import StoreError
 from enginepress.files import FileEntry, hash_folder
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
+from enginepress.steps.prune import Policy, plan_prune, prune
 from enginepress.stores import copying
 from enginepress.stores.filesystem import FileStore
 
@@ -104,6 +106,14 @@ def churn(store: FileStore, source: Path) -> None:
         print("turn", flush=True)
 
 
+def prune_on(store: FileStore, keep: int) -> None:
+    """Prunes again and again until it is killed."""
+    policy = Policy(keep=keep, grace=0.0)
+    while True:
+        for done in prune(plan_prune([store], MODEL, policy), policy):
+            print("turn", *done.removed, flush=True)
+
+
 def main(arguments: list[str]) -> None:
     verb, root, *rest = arguments
     store = FileStore(Path(root))
@@ -113,6 +123,8 @@ def main(arguments: list[str]) -> None:
         source = Path(rest[0])
         known = {source / e.path: e.sha256 for e in hash_folder(source)}
         print(publish(store, source, rest[1], expected=known).release)
+    elif verb == "prune":
+        prune_on(store, int(rest[0]))
     elif verb == "remove":
         store.sweep(MODEL)
         store.remove(MODEL, int(rest[0]))

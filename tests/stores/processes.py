@@ -6,9 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from enginepress.errors import StoreError
+from enginepress.stores.filesystem import FileStore
 from tests.stores.parts import MODEL
 
 
@@ -60,3 +65,34 @@ class Reader:
             # Only the folder before is kept: a reader that was held up during two moves looks again.
             if Path(os.path.realpath(self.channel)) == folder:
                 self.problems.append(str(error))
+
+
+@contextmanager
+def watched(store: FileStore) -> Iterator[list[str]]:
+    """A reader of the channel and one of the releases, all the time; yields what they met."""
+    problems: list[str] = []
+    stop = threading.Event()
+    channel = Reader(store.root / MODEL / "channels/production")
+
+    def look() -> None:
+        while not stop.is_set():
+            for number in store.numbers(MODEL):
+                try:
+                    different = [str(d) for d in store.verify(MODEL, number)]
+                except StoreError as error:
+                    different = [str(error)]
+                # A release that was removed while it was looked at is no longer in the list.
+                if different and number in store.numbers(MODEL):
+                    problems.append(f"release {number}: {different}")
+            stop.wait(0.002)
+
+    with ThreadPoolExecutor(2) as pool, channel:
+        tasks = [pool.submit(look), pool.submit(channel.run)]
+        try:
+            yield problems
+        finally:
+            stop.set()
+            channel.stop()
+        for task in tasks:
+            task.result()
+        problems += channel.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -92,3 +93,32 @@ def test_a_store_that_we_may_not_write_says_so(source: Path) -> None:
     assert caught.value.where is not None
     assert caught.value.where.startswith(str(store.root))
     assert "the right to write there" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ESTALE, "mount it again there"), (errno.EIO, "look into the system's log"), (errno.EDQUOT, "quota")],
+)
+@pytest.mark.parametrize("call", ["fsync", "rename", "link"])
+def test_a_file_system_that_fails_in_a_call_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, said: str
+) -> None:
+    """Stands in for a stale NFS handle, a dying disk and a quota, at three calls."""
+    store = FileStore(tmp_path / "store")
+    source = make_source(tmp_path / "source")
+    publish(store, source)
+    real = getattr(os, call)
+
+    def fail(*arguments: object, **named: object) -> object:
+        if call != "link" or "release" in str(arguments[0]) or ".partial" in str(arguments[0]):
+            raise OSError(number, os.strerror(number), str(store.root))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StoreError) as caught:
+        publish(store, source)
+    monkeypatch.undo()
+    assert said in (caught.value.fix or "")
+    assert store.numbers(MODEL) == [1]
+    assert publish(store, source).release == 2
+    assert list((store.root / MODEL / ".partial").iterdir()) == []

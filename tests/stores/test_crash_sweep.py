@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from enginepress import locks
-from enginepress.errors import StoreError
 from enginepress.stores import layout
 from enginepress.stores.filesystem import FileStore
 from tests.stores.disk_model import Disk
 from tests.stores.parts import MODEL, key, make_source, promote, publish
-from tests.stores.processes import Reader
+from tests.stores.processes import watched
 from tests.stores.syscalls import NEEDED, Call, changing, killed_at, record_calls
 
 pytestmark = NEEDED
@@ -181,34 +176,3 @@ def check_same(one: FileStore, other: FileStore) -> None:
     for channel in one.channels(MODEL):
         assert one.history(MODEL, channel) == other.history(MODEL, channel)
     check_whole(other)
-
-
-@contextmanager
-def watched(store: FileStore) -> Iterator[list[str]]:
-    """A reader of the channel and one of the releases, all the time; yields what they met."""
-    problems: list[str] = []
-    stop = threading.Event()
-    channel = Reader(store.root / MODEL / "channels/production")
-
-    def look() -> None:
-        while not stop.is_set():
-            for number in store.numbers(MODEL):
-                try:
-                    different = [str(d) for d in store.verify(MODEL, number)]
-                except StoreError as error:
-                    different = [str(error)]
-                # A release that was removed while it was looked at is no longer in the list.
-                if different and number in store.numbers(MODEL):
-                    problems.append(f"release {number}: {different}")
-            stop.wait(0.002)
-
-    with ThreadPoolExecutor(2) as pool, channel:
-        tasks = [pool.submit(look), pool.submit(channel.run)]
-        try:
-            yield problems
-        finally:
-            stop.set()
-            channel.stop()
-        for task in tasks:
-            task.result()
-        problems += channel.problems
