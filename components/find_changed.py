@@ -1,14 +1,12 @@
 """Kubeflow component for the first step of a scheduled rebuild."""
 
-from typing import NamedTuple
-
 from kfp import dsl
 
 from enginepress.components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def find_changed(folder: str, run: str) -> NamedTuple("Found", [("summary", str), ("todo", list)]):
+def find_changed(folder: str, run: str) -> list:
     """Which recipes of a folder are to be built: their source has moved, or the recipe, its container or template has changed.
 
     Args:
@@ -16,7 +14,8 @@ def find_changed(folder: str, run: str) -> NamedTuple("Found", [("summary", str)
         run: Names this run in the workspace.
 
     Returns:
-        How the recipes stand, as JSON; and of each that is to be built the parameters `recipe` and `recipe_digest`.
+        Of each recipe that is to be built the parameters `recipe` and `recipe_digest`. How all of them stand is kept in the
+        workspace, and told by the exit handler.
     """
     from enginepress.steps.task import find_changed_task
 

@@ -6,24 +6,23 @@ a list of whole recipes could be longer than a parameter may be.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from enginepress.errors import UsageError
+from enginepress.recipe import Recipe
 from enginepress.recipe_file import is_recipe
-from enginepress.steps.changed import Change, changed
+from enginepress.steps.changed import changed
 from enginepress.steps.travelling import leave_recipe
 from enginepress.workspace import Workspace
 
 
-def find_changed(folder: str, workspace: Workspace, run: str) -> tuple[str, list[dict[str, str]]]:
-    """Asks each recipe's source, and compares with the stores.
+def find_changed(folder: str, workspace: Workspace, run: str) -> list[dict[str, str]]:
+    """Asks each recipe's source, and compares with the stores. How they stand is left in runs/<run>/changed.json.
 
     Returns:
-        How every recipe stands, as JSON; and of those that are to be built the parameters of build_and_publish. Two recipes of
-        one model would undo each other's releases, so of them none is built.
+        Of those that are to be built, the parameters of build_and_publish.
 
     Raises:
         UsageError: if the folder holds no recipe.
@@ -36,32 +35,27 @@ def find_changed(folder: str, workspace: Workspace, run: str) -> tuple[str, list
         if change.error is not None:
             print(f"{change.path}: {change.error['message']}", file=sys.stderr)
     workspace.write_json([c.to_json() for c in found], "runs", run, "changed.json")
-    names = [change.name for change in found if change.name]
-    twice = {name for name in names if names.count(name) > 1}
-    todo = [c for c in found if c.recipe is not None and c.name not in twice]
-    return json.dumps(_summary(found, twice), sort_keys=True), [_parameters(c, workspace) for c in todo]
+    return [_parameters(c.recipe, workspace) for c in found if c.recipe is not None]
 
 
 def recipes_in(folder: Path) -> list[Path]:
-    """The recipes of a folder and those under it. Links are followed, but not into hidden folders: a mounted ConfigMap shows each
-    file as a link into one, and Git-sync the whole working copy."""
-    found = []
-    for path in sorted(folder.rglob("*.y*ml")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix in (".yaml", ".yml") and path.is_file() and is_recipe(path):
-            found.append(path)
-    return found
+    """The recipes of a folder and those under it, each once. Links are followed and hidden folders are not entered: a mounted
+    ConfigMap shows each file as a link into a hidden folder, Git-sync its working copy."""
+    found: dict[str, Path] = {}
+    entered = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(base)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        for name in sorted(names):
+            path = Path(base, name)
+            if not name.startswith(".") and path.suffix in (".yaml", ".yml") and path.is_file() and is_recipe(path):
+                found.setdefault(os.path.realpath(path), path)
+    return sorted(found.values())
 
 
-def _parameters(change: Change, workspace: Workspace) -> dict[str, str]:
-    assert change.recipe is not None
-    recipe, digest = leave_recipe(change.recipe, workspace)
-    return {"recipe": recipe, "recipe_digest": digest, "name": change.name}
-
-
-def _summary(found: list[Change], twice: set[str]) -> dict[str, Any]:
-    states: dict[str, int] = {}
-    for change in found:
-        states[change.state] = states.get(change.state, 0) + 1
-    failed = [{"path": c.path, "error": c.error} for c in found if c.error is not None]
-    return {"recipes": len(found), "states": states, "failed": failed[:20], "named_twice": sorted(twice)}
+def _parameters(recipe: Recipe, workspace: Workspace) -> dict[str, str]:
+    text, digest = leave_recipe(recipe, workspace)
+    return {"recipe": text, "recipe_digest": digest}

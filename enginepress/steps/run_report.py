@@ -40,7 +40,7 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir() and p.name != run)
     for folder in folders:
         records = [r for s in STEPS if (r := workspace.read_json("runs", folder.name, f"{s}.json")) is not None]
-        lines += _section(folder.name.removeprefix(f"{run}-"), records)
+        lines += _section(folder.name.removeprefix(f"{run}-").rpartition("-")[0], records)
     if not folders and looked_at is None:
         lines += ["No step has started.", ""]
     if error:

@@ -5,7 +5,7 @@ ended in the workspace: kfp's local runner tells its caller only that an inner t
 
     runs/<run>/<step>.json   {"step": "build", "status": "running|done|failed", "seconds": 7.1, "facts": {…}, "error": {…}}
 
-On a cluster a run builds many recipes at once, so its folder is called <pipeline's own id>-<recipe's name>.
+On a cluster a run builds many recipes at once, so a folder is called <pipeline's own id>-<recipe's name>-<start of its digest>.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def resolve_task(
         pods.update(pods_for(job, plan, wishes))
         return plan
 
-    job = _job(recipe, recipe_digest, run, registry)
+    job = _job(recipe, recipe_digest, registry, pipeline_run=run)
     plan: Plan = _recorded(job, "resolve", work, started)
     return plan.to_json(), *(getattr(pods[step], f.name) for step in GPU_STEPS for f in fields(pods[step]))
 
@@ -79,7 +79,7 @@ def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
         step: Callable[[Job, Plan], dict[str, Any]] = getattr(importlib.import_module(f"enginepress.steps.{name}"), name)
         return step(job, the_plan)
 
-    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.run, the_plan.registry), name, work, started))
+    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.registry, run=the_plan.run), name, work, started))
 
 
 def report_task(run: str, state: str, error: str) -> str:
@@ -93,9 +93,9 @@ def report_task(run: str, state: str, error: str) -> str:
     return text
 
 
-def find_changed_task(folder: str, run: str) -> tuple[str, list[dict[str, str]]]:
-    """The first task of a scheduled rebuild: how the recipes of a folder stand, as JSON, and those that are to be built, each as
-    the parameters `recipe` and `recipe_digest` of build_and_publish."""
+def find_changed_task(folder: str, run: str) -> list[dict[str, str]]:
+    """The first task of a scheduled rebuild: the recipes of a folder that are to be built, each as the parameters `recipe` and
+    `recipe_digest` of build_and_publish."""
     from enginepress.errors import EnginepressError
     from enginepress.steps.find_changed import find_changed
     from enginepress.workspace import Workspace
@@ -118,7 +118,7 @@ def _settle() -> None:
         cluster.settle()
 
 
-def _job(recipe: str, recipe_digest: str, run: str, registry: str) -> Job:
+def _job(recipe: str, recipe_digest: str, registry: str, *, run: str = "", pipeline_run: str = "") -> Job:
     from enginepress.steps.job import Job
     from enginepress.steps.travelling import arrived_recipe
     from enginepress.workspace import Workspace
@@ -126,11 +126,12 @@ def _job(recipe: str, recipe_digest: str, run: str, registry: str) -> Job:
     _settle()
     workspace = Workspace.from_environment()
     arrived = arrived_recipe(recipe, recipe_digest, workspace)
-    if os.environ.get(RUN):
-        run = os.environ[RUN]
-    elif not run.endswith(f"-{arrived.name}"):
-        run = f"{run}-{arrived.name}"
-    return Job(_registered(arrived, registry), workspace, run)
+    return Job(_registered(arrived, registry), workspace, run or _run_of(arrived, pipeline_run))
+
+
+def _run_of(recipe: Recipe, pipeline_run: str) -> str:
+    """The name of the run's folder, by which later steps know it from the plan."""
+    return os.environ.get(RUN) or f"{pipeline_run}-{recipe.name}-{recipe.digest()[:8]}"
 
 
 def _registered(recipe: Recipe, registry: str) -> Recipe:

@@ -133,12 +133,16 @@ def test_what_links_files_or_has_no_scratch_works_in_place(
 
 
 def test_the_report_tells_each_recipe_and_what_to_do(workspace: Workspace) -> None:
-    _record(workspace, "resolve", run="r-one", facts={"revision_id": "abc"})
+    _record(workspace, "resolve", run="r-one-01234567", facts={"revision_id": "abc"})
     _record(
-        workspace, "build", run="r-one", status="failed", error={"message": "no room", "where": "/tmp", "fix": "more scratch"}
+        workspace,
+        "build",
+        run="r-one-01234567",
+        status="failed",
+        error={"message": "no room", "where": "/tmp", "fix": "more scratch"},
     )
-    _record(workspace, "resolve", run="r-two")
-    _record(workspace, "download", run="r-two", status="running")
+    _record(workspace, "resolve", run="r-two-01234567")
+    _record(workspace, "download", run="r-two-01234567", status="running")
     failed = {"name": "three", "path": "/recipes/3.yaml", "state": "failed", "error": {"message": "is gone", "fix": "look"}}
     workspace.write_json([failed, {"name": "four", "path": "", "state": "current", "error": None}], "runs", "r", "changed.json")
     text = run_report(workspace, "r", "FAILED", "a task failed")
@@ -176,6 +180,13 @@ def test_recipes_are_found_as_a_configmap_or_git_sync_shows_them(tmp_path: Path)
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "three.yaml").write_text("name: a\nsource: b\nstores: []\n")
     assert [p.name for p in recipes_in(tmp_path)] == ["one.yaml", "two.yml"]
+    # Git-sync: a link to the working copy, which lies in a hidden folder, and may link back.
+    copy = tmp_path / ".worktrees" / "abc"
+    copy.mkdir(parents=True)
+    (copy / "four.yaml").write_text("name: a\nsource: b\nstores: []\n")
+    (copy / "loop").symlink_to(tmp_path)
+    (tmp_path / "current").symlink_to(copy)
+    assert [p.name for p in recipes_in(tmp_path)] == ["four.yaml", "one.yaml", "two.yml"]
 
 
 def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
@@ -191,14 +202,13 @@ def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
             f"name: {name}\nsource: file://{tmp_path}/checkpoint\nstores: [file://{tmp_path}/store]\nchannels: [production]\n"
         )
     (folder / "wrong.yaml").write_text("name: wrong\nsource: nowhere\nstores: [file:///x]\n")
-    summary, todo = find_changed(str(folder), workspace, "r")
-    assert [t["name"] for t in todo] == ["one"]
-    recipe = arrived_recipe(todo[0]["recipe"], todo[0]["recipe_digest"], workspace)
-    assert recipe.channels == ["candidate"]
-    said = json.loads(summary)
-    assert said["recipes"] == 4
-    assert said["named_twice"] == ["twin"]
-    assert [f["path"] for f in said["failed"]] == [str(folder / "wrong.yaml")]
+    todo = find_changed(str(folder), workspace, "r")
+    (one,) = todo
+    recipe = arrived_recipe(one["recipe"], one["recipe_digest"], workspace)
+    assert (recipe.name, recipe.channels) == ("one", ["candidate"])
+    said = run_report(workspace, "r", "SUCCEEDED", "")
+    assert "4 looked at: 3 failed, 1 new" in said
+    assert said.count("is a recipe of twin") == 2
     assert "wrong.yaml" in capsys.readouterr().err
 
 
