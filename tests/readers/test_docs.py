@@ -44,8 +44,11 @@ def test_every_command_is_one_that_there_is(page: str) -> None:
 
 
 def test_the_deployment_pulls_before_it_serves_what_was_pulled_and_follows_it() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
     (text,) = _blocks("readers.md", "yaml")
     deployment, service = yaml.safe_load_all(text)
+    for document in (deployment, service):
+        kubernetes_validate.validate(document, "1.30", strict=True)
     pod = deployment["spec"]["template"]["spec"]
     first, follow = (_parse(c["args"]) for c in (pod["initContainers"][0], pod["containers"][1]))
     assert not first["watch"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from enginepress.repository.place import content_digest_of
 from enginepress.serving.tritonserver import TritonServer
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.s3 import S3Store
-from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
+from tests.readers.site import Clients, ask, promote, publish, pull_command, pulling, toy_recipe, toy_release
 from tests.run.test_serve import serving
 from tests.s3_server import S3Server
 from tests.stores.s3.stores import a_store
@@ -108,6 +112,27 @@ def test_a_puller_follows_a_channel_of_an_s3_store(s3_store: S3Store, tmp_path: 
         current = tmp_path / "reader" / "current"
         assert (current / "toy" / "2").is_dir()
         assert content_digest_of(current.resolve()) == s3_store.manifest("toy", 2).content_digest
+
+
+@pytest.mark.slow
+def test_a_pull_from_s3_that_is_killed_again_and_again_ends_with_the_release(s3_server: S3Server, tmp_path: Path) -> None:
+    """SIGKILL at 12 moments of a fetch of 60 MB, from the first second on; readers never see a part of it."""
+    store = a_store()
+    publish(store, toy_release(tmp_path / "large", "alpha", weights=random.Random(1).randbytes(60_000_000)), toy_recipe())
+    folder = tmp_path / "reader"
+    command = pull_command("s3://bucket/models", "toy", folder, "--release", "1")
+    moments = random.Random(2)
+    for _ in range(12):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0.8, 2.5))
+        process.kill()
+        process.wait()
+        if (folder / "current").exists():
+            assert content_digest_of((folder / "current").resolve()) == store.manifest("toy", 1).content_digest
+    subprocess.run(command, check=True)
+    assert content_digest_of((folder / "current").resolve()) == store.manifest("toy", 1).content_digest
+    assert os.listdir(folder / "partial") == []
 
 
 @pytest.mark.slow
