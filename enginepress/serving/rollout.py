@@ -99,6 +99,7 @@ def bring_up(address: str, target: Target, *, patience: Patience = PATIENCE, tol
         states = model_states(connection)
         behind = _behind(states, target)
         _check_there(connection, states, target, behind)
+        _drop_unused(connection, states, target, patience.answer, told)
         try:
             for name in (*behind, *_public(states, target)):
                 load_as_it_lies(connection, name)
@@ -126,13 +127,30 @@ def drop_old(address: str, target: Target, *, patience: Patience = PATIENCE, tol
         callers = {name for name in gone if name not in _marked_bases(states) and marked_release(name) is None}
         for name in sorted(callers):
             unload_model(connection, name)
-        _wait_until_idle(connection, public, keep=target.release, timeout_s=patience.answer)
-        _wait_until_idle(connection, callers, keep=None, timeout_s=patience.answer)
+        _wait_until_idle(connection, public, keep={str(target.release)}, timeout_s=patience.answer)
+        _wait_until_idle(connection, callers, keep=set(), timeout_s=patience.answer)
         for name in gone:
             if name not in callers:
                 unload_model(connection, name)
         if gone:
             told(f"{address}: dropped {', '.join(gone)}")
+
+
+def _drop_unused(
+    connection: HttpConnection, states: Collection[ModelState], target: Target, timeout_s: float, told: Told
+) -> None:
+    """What an interrupted rollout left loaded though no public model is on its release: two engines fit, and not three."""
+    family = [s for s in states if s.state == "READY" and _base(s.name) in target.models | target.earlier]
+    public = {s.name for s in family if marked_release(s.name) is None}
+    used = {s.version for s in family if s.name in public}
+    unused = sorted(s.name for s in family if s.name not in public and s.version not in used)
+    if not unused:
+        return
+    _wait_until_idle(connection, public, keep=used, timeout_s=timeout_s)
+    for name in unused:
+        unload_model(connection, name)
+    _wait_until_idle(connection, unused, keep=set(), timeout_s=timeout_s)
+    told(f"{connection.address}: dropped {', '.join(unused)}, which an interrupted rollout had left")
 
 
 def restart(address: str, target: Target, *, patience: Patience = PATIENCE, told: Told = lambda _line: None) -> None:
@@ -151,7 +169,7 @@ def restart(address: str, target: Target, *, patience: Patience = PATIENCE, told
         loaded = {s.name for s in states if s.state == "READY" and _base(s.name) in target.models | target.earlier}
         for name in sorted(loaded, key=lambda n: marked_release(n) is not None):
             unload_model(connection, name)
-            _wait_until_idle(connection, {name}, keep=None, timeout_s=patience.answer)
+            _wait_until_idle(connection, {name}, keep=set(), timeout_s=patience.answer)
         for name in (*_behind(states, target), *_public(states, target)):
             load_as_it_lies(connection, name)
             _check_version(connection, name, target)
@@ -252,14 +270,14 @@ def _forget(connection: HttpConnection, target: Target) -> None:
 # Waiting --------------------------------------------------------------------------------------------------------------
 
 
-def _wait_until_idle(connection: HttpConnection, names: Collection[str], *, keep: int | None, timeout_s: float) -> None:
-    """Until Triton has let go of every version of these models but one: it waits for requests that are under way."""
+def _wait_until_idle(connection: HttpConnection, names: Collection[str], *, keep: Collection[str], timeout_s: float) -> None:
+    """Until Triton has let go of every version of these models but those: it waits for requests that are under way."""
     deadline = time.monotonic() + timeout_s
     while True:
         busy = sorted(
             f"{s.name} version {s.version}"
             for s in model_states(connection)
-            if s.name in names and s.state in ("READY", "UNLOADING", "LOADING") and s.version != str(keep)
+            if s.name in names and s.state in ("READY", "UNLOADING", "LOADING") and s.version not in keep
         )
         if not busy:
             return

@@ -170,12 +170,13 @@ def roll_out(
 
 def _reload(servers: Sequence[str], target: live.Target, patience: live.Patience, wait_s: float, told: Told) -> list[Moved]:
     moved = []
+    # All are asked first, so that one that cannot be reached is told before anything has changed.
+    there = {server: live.serves(server, target) for server in servers}
     for server in servers:
         began = time.monotonic()
-        there = live.serves(server, target)
-        if not there:
+        if not there[server]:
             _when_there(partial(live.bring_up, server, target, patience=patience, told=told), wait_s, told)
-        moved.append(Moved(server, "was there already" if there else "moved", round(time.monotonic() - began, 3)))
+        moved.append(_moved(server, there[server], began))
     for server in servers:
         live.drop_old(server, target, patience=patience, told=told)
     return moved
@@ -183,10 +184,10 @@ def _reload(servers: Sequence[str], target: live.Target, patience: live.Patience
 
 def _restart(servers: Sequence[str], target: live.Target, patience: live.Patience, wait_s: float, told: Told) -> list[Moved]:
     moved: list[Moved] = []
+    there = {server: live.serves(server, target) for server in servers}
     for server in servers:
         began = time.monotonic()
-        there = live.serves(server, target)
-        if there:
+        if there[server]:
             # One that an interrupted rollout left drained answers already and only has to be put back.
             live.put_back(server)
         else:
@@ -194,8 +195,12 @@ def _restart(servers: Sequence[str], target: live.Target, patience: live.Patienc
                 told(f"waiting {patience.drain:g} s for load balancers to notice that the one before is back")
                 time.sleep(patience.drain)
             _when_there(partial(live.restart, server, target, patience=patience, told=told), wait_s, told)
-        moved.append(Moved(server, "was there already" if there else "moved", round(time.monotonic() - began, 3)))
+        moved.append(_moved(server, there[server], began))
     return moved
+
+
+def _moved(server: str, was_there: bool, began: float) -> Moved:
+    return Moved(server, "was there already" if was_there else "moved", round(time.monotonic() - began, 3))
 
 
 def _when_there(act: Callable[[], None], wait_s: float, told: Told) -> None:

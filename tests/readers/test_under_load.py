@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from enginepress.serving.control import model_states
 from enginepress.serving.http_connection import HttpConnection
+from enginepress.serving.rollout import bring_up
 from enginepress.serving.tritonserver import TritonServer
-from enginepress.steps.rollout import roll_out
+from enginepress.steps.rollout import roll_out, target_of
 from enginepress.stores.filesystem import FileStore
 from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
 from tests.readers.trt_site import INPUTS, PROMPT, TrtRelease, slowed
@@ -103,3 +105,30 @@ def test_a_stream_through_an_ensemble_is_finished_by_the_release_that_began_it(
         with HttpConnection(server.http, timeout_s=30) as connection:
             loaded = {state.name for state in model_states(connection) if state.state == "READY"}
         assert loaded == {"tiny", "tiny-engine.r2", "tiny-preprocessing.r2", "tiny-postprocessing.r2"}
+
+
+@pytest.mark.slow
+def test_after_an_interrupted_rollout_no_third_engine_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trt: list[TrtRelease]
+) -> None:
+    """Memory holds two engines: what nobody is on is dropped before another one is loaded, on the way back, too."""
+    serving_stand_ins(patch=monkeypatch)
+    store = FileStore(tmp_path / "store")
+    for release in trt:
+        publish(store, release.unplaced, release.recipe)
+    promote(store, "tiny", 1)
+    log = tmp_path / "server.log"
+    path = store.channel_path("tiny", "production")
+    with TritonServer(path, log=log, control_mode="explicit", exit_timeout_s=0) as server:
+        promote(store, "tiny", 2)
+        bring_up(server.http, target_of(store.manifest("tiny", 2)))
+        promote(store, "tiny", 1)
+        roll_out(store, "tiny", 1, [server.http])
+        assert ask(server.http, "tiny", INPUTS) == ("1", trt[0].says)
+        events = re.findall(r"(loading|successfully unloaded)[: ]+\\?'?(tiny-engine\.r\d)", log.read_text())
+        assert events[:4] == [
+            ("loading", "tiny-engine.r1"),
+            ("loading", "tiny-engine.r2"),
+            ("successfully unloaded", "tiny-engine.r1"),
+            ("loading", "tiny-engine.r1"),
+        ]
