@@ -25,6 +25,8 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts."""
 LOOKS = (1.0, 2.0, 4.0)
 """Seconds before each look for what may have been created although the answer was lost."""
+FEW = 2
+"""Attempts more after a 500: the backend says it to what it cannot do at all, too."""
 MOST_WAIT = 60.0
 """Seconds that a server may make us wait (Retry-After)."""
 T = TypeVar("T")
@@ -166,6 +168,8 @@ class Api:
                 if trouble.status == 401 and not renewed and self.renewed():
                     renewed = True
                     continue
+                if trouble.status == 500:
+                    pauses = pauses[:FEW]
                 if not trouble.passing or not pauses:
                     raise self.explained(trouble, doing) from None
                 self.pause(trouble, pauses.pop(0), doing)
@@ -203,6 +207,8 @@ class Api:
                     lost = True
                     if (found := self._look(trouble, doing, find)) is not None:
                         return found, True
+                if trouble.status == 500:
+                    pauses = pauses[:FEW]
                 if not pauses:
                     raise self.explained(trouble, doing) from None
                 self.pause(trouble, pauses.pop(0), doing)
