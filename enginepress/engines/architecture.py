@@ -223,7 +223,7 @@ def _refuse_others(architecture: str, model_type: str, config: Mapping[str, Any]
         raise UnsupportedModelError(
             f"{architecture} ({model_type}) keeps a state beside keys and values; its memory is not known to the plan",
             where=WHERE,
-            fix="name a model with attention in all layers",
+            fix="name a model with attention in all layers; builder 'tensorrt_llm' builds Mamba on one GPU without a plan",
         )
 
 

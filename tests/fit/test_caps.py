@@ -94,6 +94,14 @@ def test_attention_by_data_parallelism_is_whole_on_every_rank() -> None:
     assert more == pytest.approx(3 / 4 * (attention + embeddings), rel=1e-6)
 
 
+def test_requests_of_ranks_that_have_their_own_are_told_apart() -> None:
+    spread: dict[str, Any] = {"builder": "llmapi", "precision": "bfloat16", "count": 4, "parallelism": {"tensor": 4}}
+    alone = recipe("H100-SXM5-80GB", serving={"engine_args": {"enable_attention_dp": True}}, **spread)
+    said = "numbers of requests are those of one rank, and 4 ranks take them"
+    assert any(said in note for note in plan_of("llama-3-8b", alone).notes)
+    assert not any(said in note for note in plan_of("llama-3-8b", recipe("H100-SXM5-80GB", **spread)).notes)
+
+
 def test_copies_of_the_model_take_gpus_of_their_own() -> None:
     doubled = {"engine_args": {"data_parallel_size": 2}}
     one = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder="vllm", precision="bfloat16", serving=doubled))

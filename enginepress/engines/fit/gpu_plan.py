@@ -16,7 +16,7 @@ from enginepress.engines.architecture import Shape
 from enginepress.engines.fit.cache import BLOCK_TOKENS, Cache, Cap, cache_of, cap_of
 from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.host import Host, host_of
-from enginepress.engines.fit.parallelism import parallelism_problems
+from enginepress.engines.fit.parallelism import attention_ranks, parallelism_problems
 from enginepress.engines.fit.problem import Problem, of_error
 from enginepress.engines.fit.sizes import GB, GIB, quantized_as
 from enginepress.engines.fit.weights import Weights, weights_of
@@ -371,7 +371,7 @@ def _conversion_problems(plan: FitPlan) -> list[Problem]:
         Problem(
             "engine.converter",
             f"making {what} in the container takes {gib(needed)} of GPU memory on one node (an estimate: the checkpoint and what "
-            f"is made of it), and {on} have {gib(engine.gpu.count * plan.memory)}",
+            f"is made of it), and {on} {'have' if engine.gpu.count > 1 else 'has'} {gib(engine.gpu.count * plan.memory)}",
             "name a checkpoint that is quantized already as the source, or convert elsewhere",
         )
     ]
@@ -395,11 +395,19 @@ def _notes(plan: FitPlan) -> list[str]:
     if draft := _draft_model(plan.recipe):
         notes.append(f"the draft model of {draft} is not in this plan: neither its weights nor its KV cache")
     if plan.shape.windowed_layers and plan.cache.window is None:
+        why = (
+            "though vLLM may keep less" if engine.builder == "vllm" else "since the runtime keeps them unless it is told a window"
+        )
         notes.append(
             f"{plan.shape.windowed_layers} of {plan.shape.layers} layers look back {plan.shape.window} tokens only; the cache is "
-            "planned for all tokens, since that is what the runtime keeps unless it is told a window"
+            f"planned for all tokens, {why}"
         )
-    if plan.shape.latent is not None:
+    if engine.parallelism.tensor > attention_ranks(plan.recipe):
+        notes.append(
+            "each rank has requests of its own (enable_attention_dp): numbers of requests are those of one rank, and "
+            f"{engine.parallelism.tensor} ranks take them"
+        )
+    elif plan.shape.latent is not None:
         notes.append("multi-head latent attention: the KV cache is one compressed vector a token, the same on every rank")
     group = engine.parallelism.tensor * engine.parallelism.context
     if group > plan.gpu.nvlink and plan.gpu.parent is None:

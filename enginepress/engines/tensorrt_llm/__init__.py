@@ -204,7 +204,8 @@ def _planned(
     family = check_architecture(config, target, others=others)
     quantization: Quantization | None = check_quantized(config, recipe, family, hf_quant_config)
     check_family(recipe, family, target)
-    release.check_parallelism(config, recipe)
+    if not family.recurrent:  # of which nothing is divided: `check_family`
+        release.check_parallelism(config, recipe)
     conversion = None
     if recipe.engine.converter == "modelopt":
         from enginepress.engines import modelopt

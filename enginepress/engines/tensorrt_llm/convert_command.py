@@ -185,7 +185,7 @@ def plan_conversion(
     merged = merge_options(arguments, engine.options.convert, tool, _governed(recipe), where="engine.options.convert")
     _check_companions(merged)
     if tool is not script:
-        _check_quantize(merged, config, recipe)
+        _check_quantize(merged, config, recipe, family)
     return Conversion(family, tool.tool, merged, calibrates)
 
 
@@ -372,7 +372,7 @@ _AWQ_BLOCKS = ("64", "128")
 _PADDED_TO = 64
 
 
-def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, Any], recipe: Recipe) -> None:
+def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, Any], recipe: Recipe, family: Family) -> None:
     """What quantize.py ignores, or does without a word."""
     precision, block = recipe.engine.precision, arguments.get("--awq_block_size")
     if block is not None and precision not in _AWQ:
@@ -391,7 +391,8 @@ def _check_quantize(arguments: Mapping[str, str | None], config: Mapping[str, An
             where="engine.options.convert.quantize_lm_head",
             fix="leave it out",
         )
-    _check_blocks(config, recipe, int(block) if block is not None else _BLOCKS.get(precision, 0))
+    if not family.recurrent:  # whose widths are spelt otherwise
+        _check_blocks(config, recipe, int(block) if block is not None else _BLOCKS.get(precision, 0))
     vocabulary = config.get("vocab_size")
     if precision in _AWQ and isinstance(vocabulary, int) and vocabulary % _PADDED_TO:
         # modelopt/torch/export/postprocess.py, `pad_embedding_lm_head`: rows of zeros, whose logits are 0 and not minus infinity

@@ -8,6 +8,7 @@ from typing import Any
 
 from enginepress.engines.quantized import Quantization, quantization_of, refused_by
 from enginepress.engines.rope_spelling import only_new_readers
+from enginepress.engines.tables import load_table
 from enginepress.engines.tensorrt_llm.architectures import (
     ARCHITECTURES,
     FAMILIES,
@@ -87,9 +88,9 @@ def check_architecture(config: Mapping[str, Any], target: Target, *, others: lis
             fix += "; builders that can in this one: " + ", ".join(others)
     else:
         reason = REFUSED.get(name, "TensorRT-LLM has no conversion script for it")
-        fix = "use engine.builder: llmapi, whose PyTorch backend needs no conversion"
-        if name in REFUSED and "PyTorch" not in reason:
-            fix = "take another model"
+        fix = "take another model: no builder here is known to run it"
+        if name in load_table("served")["llmapi"]["served"]:
+            fix = "use engine.builder: llmapi, whose PyTorch backend needs no conversion"
     if others and known is None:
         fix = "builders that can: " + ", ".join(others) + " (engine.builder in the recipe)"
     raise UnsupportedModelError(f"builder 'tensorrt_llm' cannot build this {name}: {reason}", where=WHERE, fix=fix)
@@ -147,6 +148,13 @@ def check_family(recipe: Recipe, family: Family, target: Target) -> None:
             f"a KV cache in fp8 needs SM 89 or newer, and {target.gpu} is SM {target.sm}",
             where="engine.kv_cache",
             fix="use int8, or leave it out",
+        )
+    if family.recurrent and recipe.engine.parallelism.world_size > 1:
+        raise RecipeError(
+            f"{family.name} keeps states, and how they would be divided among {recipe.engine.parallelism.world_size} GPUs is not "
+            "known here",
+            where="engine.parallelism",
+            fix="use one GPU",
         )
     if recipe.engine.kv_cache is not None and family.recurrent:
         raise RecipeError(

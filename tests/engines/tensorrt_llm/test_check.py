@@ -22,7 +22,13 @@ from tests.engines.tensorrt_llm.samples import checkpoint, config, recipe
         ({"architecture": "DeepseekV3ForCausalLM"}, {}, UnsupportedModelError, "PyTorch backend only", "llmapi"),
         ({"architecture": "GptOssForCausalLM"}, {}, UnsupportedModelError, "PyTorch backend only", "llmapi"),
         ({"architecture": "MllamaForConditionalGeneration"}, {}, UnsupportedModelError, "pictures or sound", None),
-        ({"architecture": "NobodyForCausalLM"}, {}, UnsupportedModelError, "no conversion script for it", "llmapi"),
+        (
+            {"architecture": "NobodyForCausalLM"},
+            {},
+            UnsupportedModelError,
+            "no conversion script for it",
+            "no builder here is known",
+        ),
         ({"architectures": []}, {}, SourceError, "names no single architecture", None),
         ({"auto_map": {"AutoModel": "x.Y"}}, {}, SourceError, "'auto_map' names Python code", "trust_remote_code"),
         ({}, {"gpu": None}, RecipeError, "names no GPU", None),
@@ -141,3 +147,16 @@ def test_a_container_that_is_too_old_is_answered_with_one_that_is_not() -> None:
     fix = caught.value.fix or ""
     assert fix.startswith("leave engine.container out for the newest, or name 25.09 or newer")
     assert "llmapi" not in fix
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type"), [("MambaForCausalLM", "mamba"), ("RecurrentGemmaForCausalLM", "recurrent_gemma")]
+)
+def test_models_that_keep_states_are_built_on_one_gpu(architecture: str, model_type: str) -> None:
+    """With the real rules of parallelism, which know models with attention only."""
+    of = config(architecture, model_type=model_type)
+    limits = {"max_sequence_length": 2048}
+    BUILDER.check(of, recipe(gpu={"name": "H100-SXM5-80GB"}, limits=limits))
+    with pytest.raises(RecipeError, match="how they would be divided among 2 GPUs is not known") as caught:
+        BUILDER.check(of, recipe(gpu={"name": "H100-SXM5-80GB", "count": 2}, parallelism={"tensor": 2}, limits=limits))
+    assert caught.value.where == "engine.parallelism"
