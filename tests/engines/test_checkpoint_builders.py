@@ -115,6 +115,14 @@ def test_llmapi_asks_for_calibration_data_before_it_quantizes() -> None:
         get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"precision": "fp8"}))
 
 
+def test_llmapi_keeps_a_quantized_cache_of_16_bit_weights_by_an_argument() -> None:
+    asked = {"kv_cache": "fp8", "calibration": {"data": "/texts.txt"}}
+    with pytest.raises(RecipeError, match="nothing to quantize for bfloat16 but a KV cache in fp8") as caught:
+        get_builder("llmapi").check(CONFIG, recipe("llmapi", engine=asked))
+    assert (caught.value.where, "kv_cache_config: {dtype: fp8}" in (caught.value.fix or "")) == ("engine.kv_cache", True)
+    get_builder("llmapi").check(CONFIG, recipe("llmapi", engine_args={"kv_cache_config": {"dtype": "fp8"}}))
+
+
 def test_calibration_that_nobody_needs_is_refused() -> None:
     with pytest.raises(RecipeError, match="nothing is calibrated: bfloat16 needs none"):
         get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"calibration": {"data": "/texts.txt"}}))

@@ -366,3 +366,14 @@ def test_a_share_of_memory_that_is_too_small_is_offered_the_usual_one(tmp_path: 
     small = {"engine_args": {"gpu_memory_utilization": 0.1}}
     report = step.plan_recipe(of_folder(checkpoint(tmp_path / "checkpoint"), builder="vllm", serving=small))
     assert _changes(report)[0] == {"serving.engine_args.gpu_memory_utilization": 0.9}
+
+
+def test_a_smaller_cache_of_16_bit_weights_is_asked_of_the_llm_api(tmp_path: Path) -> None:
+    """ModelOpt has nothing to quantize then, so engine.kv_cache is no way."""
+    limits = {"max_batch_size": 1, "max_sequence_length": 65536}
+    of = of_folder(
+        checkpoint(tmp_path / "checkpoint", "llama-3.1-8b"), builder="llmapi", precision="bfloat16", gpu="L4", limits=limits
+    )
+    offered = _changes(step.plan_recipe(of))
+    assert {"serving.engine_args.kv_cache_config": {"dtype": "fp8"}} in offered
+    assert not any("engine.kv_cache" in change for change in offered)

@@ -213,9 +213,17 @@ class _Search:
             yield change(largest(lambda n: self.fits(change(max(1, n))), self.plan.batch, 1))
 
     def smaller_cache(self) -> Iterator[Change]:
-        if self.recipe.engine.kv_cache is None:
-            for kind in self.plan.container.can_cache(self.recipe.engine.builder, self.plan.gpu.sm):
-                change = Change((("engine.kv_cache", kind),), "half the KV cache")
+        engine, arguments = self.recipe.engine, self.recipe.serving.engine_args
+        if engine.kv_cache is not None:
+            return
+        for kind in self.plan.container.can_cache(engine.builder, self.plan.gpu.sm):
+            changes = [Change((("engine.kv_cache", kind),), "half the KV cache")]
+            told = arguments.get("kv_cache_config") or {}
+            if engine.builder == "llmapi" and isinstance(told, dict):
+                # Of weights in 16 bit it is asked of the server.
+                field = ("serving.engine_args.kv_cache_config", {**told, "dtype": kind})
+                changes.append(Change((field,), "half the KV cache, without scales"))
+            for change in changes:
                 if self.fits(change):
                     yield change
                     return

@@ -121,9 +121,13 @@ def _check_recipe(recipe: Recipe, form: Form) -> None:
         )
     if form == "hugging_face" and precision in ("float16", "bfloat16"):
         raise RecipeError(
-            f"there is nothing to quantize for {precision}",
-            where="engine.precision",
-            fix="serve the checkpoint as it is; a quantized KV cache is asked of the server then",
+            f"there is nothing to quantize for {precision}"
+            + (f" but a KV cache in {engine.kv_cache}" if engine.kv_cache else ""),
+            where="engine.kv_cache" if engine.kv_cache else "engine.precision",
+            fix="leave engine.kv_cache out and set serving.engine_args.kv_cache_config: "
+            f"{{dtype: {engine.kv_cache}}}, which needs no scales"
+            if engine.kv_cache in ("fp8", "nvfp4")
+            else "serve the checkpoint as it is",
         )
     if engine.kv_cache is not None and engine.kv_cache not in KV_CACHES[form]:
         raise RecipeError(
