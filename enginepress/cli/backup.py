@@ -26,7 +26,7 @@ def backup(
     What is there is not copied again, and a backup that was killed is gone on with. TARGET holds nothing else. Look at it with
     `enginepress verify TARGET --deep`.
     """
-    from enginepress.cli.bytes_bar import bytes_bar
+    from enginepress.cli.bytes_bar import bytes_bar, many, size
     from enginepress.steps.backup import backup as back_up
     from enginepress.steps.target import named_store
     from enginepress.steps.verify_store import store_bytes
@@ -47,9 +47,9 @@ def backup(
         click.echo(json.dumps([one.to_json() for one in done], indent=2))
         return
     for one in done:
-        parts = [f"{len(one.copied)} releases copied ({one.bytes / 1e9:,.2f} GB)", f"{len(one.there)} were there"]
+        parts = [f"{many(len(one.copied), 'release')} copied ({size(one.bytes)})", f"{len(one.there)} there already"]
         parts += [f"channels {', '.join(one.channels)}"] if one.channels else []
-        parts += [f"{one.registered} registered versions"] if one.registered is not None else []
+        parts += [many(one.registered, "registered version")] if one.registered is not None else []
         click.echo(f"{one.model}: " + "; ".join(parts))
         if one.left:
             numbers = ", ".join(map(str, one.left))

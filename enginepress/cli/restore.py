@@ -31,7 +31,7 @@ def restore(
 
     Numbers, manifests, signatures, channels and their histories are as they were. A restore that was killed is gone on with.
     """
-    from enginepress.cli.bytes_bar import bytes_bar
+    from enginepress.cli.bytes_bar import bytes_bar, many, size
     from enginepress.recipe import Registry
     from enginepress.recipe_file import absolute_sqlite
     from enginepress.steps.restore import restore as bring_back
@@ -47,8 +47,8 @@ def restore(
         click.echo(json.dumps([one.to_json() for one in done], indent=2))
         return
     for one in done:
-        parts = [f"{len(one.copied)} releases restored ({one.bytes / 1e9:,.2f} GB)"]
-        parts += [f"{len(one.there)} were there"] if one.there else []
+        parts = [f"{many(len(one.copied), 'release')} restored ({size(one.bytes)})"]
+        parts += [f"{len(one.there)} there already"] if one.there else []
         parts += [f"channels {', '.join(one.channels)}"] if one.channels else []
         parts += [f"{one.registered} registered"] if one.registered is not None else ["MLflow left alone"]
         click.echo(f"{one.model}: " + "; ".join(parts))

@@ -159,7 +159,7 @@ def test_a_signature_that_is_no_json_is_a_bad_record(store: FileStore, pair: Key
 def test_the_command_ends_with_1_and_says_what_is_wrong_and_what_to_do(store: FileStore) -> None:
     good = enginepress("verify", store.root, "--deep")
     assert good.returncode == 0, good.stderr
-    assert "2 releases of 1 models" in good.stdout
+    assert "2 releases of 1 model," in good.stdout
     DAMAGE["changed byte"][0](store.root / MODEL)
     done = enginepress("verify", store.url, "--deep")
     assert done.returncode == 1
