@@ -127,6 +127,25 @@ def rollout_mode(manifest: Manifest, before: Manifest | None = None) -> tuple[Mo
     return "restart", f"{recipe.engine.gpu.name} does not hold both: the KV cache of the one leaves no room for the other"
 
 
+def check_changeable(manifest: Manifest) -> None:
+    """Refuses what no running server can change to: of several ranks under one mpirun only the first takes commands.
+
+    Raises:
+        ServerError: says to start the servers anew.
+    """
+    try:
+        recipe = Recipe.model_validate(manifest.recipe)
+    except ValueError:
+        return
+    ranks = recipe.engine.parallelism.world_size
+    if recipe.engine.builder == "tensorrt_llm" and ranks > 1 and recipe.serving.multi_gpu == "leader":
+        raise ServerError(
+            f"{manifest.model} is served by {ranks} processes, a tritonserver for each rank, and only the first takes commands",
+            where="serving.multi_gpu: leader",
+            fix="start the servers anew, one after the other: `kubectl rollout restart`; or build with multi_gpu: orchestrator",
+        )
+
+
 def roll_out(
     store: Store,
     model: str,
@@ -155,6 +174,7 @@ def roll_out(
             run again to go on.
     """
     manifest = release_manifest(store, model, number, trust)
+    check_changeable(manifest)
     target = target_of(manifest, earlier_releases(store, model, number))
     found, why = rollout_mode(manifest)
     chosen = mode or found

@@ -23,8 +23,8 @@ from enginepress.serving import rollout as live
 from enginepress.signing import Trust
 from enginepress.steps.meter import Meter
 from enginepress.steps.pull import pull_release, wanted_release
-from enginepress.steps.rollout import rollout_mode, target_of
-from enginepress.stores.pulled import PulledFolder
+from enginepress.steps.rollout import check_changeable, rollout_mode, target_of
+from enginepress.stores.pulled import Pulled, PulledFolder
 from enginepress.stores.store import Store
 
 Told = Callable[[str], None]
@@ -98,9 +98,8 @@ class Follower:
 
     def _follow(self) -> None:
         now = self._target.current()
-        # Set first, so that an outage of the store leaves a folder ready that was.
-        if now is not None and self._watch.server is None:
-            self._ready(True)
+        # Looked at first, so that an outage of the store leaves a reader ready that is.
+        self._see_whether_ready(now)
         wanted = wanted_release(self._store, self._watch.model, self._watch.channel)
         self._note(state="following", wanted=wanted, release=now.release if now is not None else None)
         done = pull_release(
@@ -129,6 +128,7 @@ class Follower:
             # Nothing, unless the last look was interrupted, or gave up waiting for the old release's last requests.
             live.drop_old(server, target, patience=self._watch.patience, told=self._told)
             return
+        check_changeable(manifest)
         mode, why = rollout_mode(manifest)
         if mode == "restart":
             # Servers that would all restart now know nothing of each other.
@@ -140,6 +140,19 @@ class Follower:
         self._note(state="serving", serving=target.release)
         self._ready(True)
         live.drop_old(server, target, patience=self._watch.patience, told=self._told)
+
+    def _see_whether_ready(self, now: Pulled | None) -> None:
+        """As far as what lies here and the server tell. A server that is on another release, and answers, may be moving."""
+        if now is None:
+            self._ready(False)
+        elif self._watch.server is None:
+            self._ready(True)
+        else:
+            try:
+                if live.serves(self._watch.server, target_of(self._target.manifest(now))):
+                    self._ready(True)
+            except EnginepressError:
+                self._ready(False)  # what is wrong is told when the server is moved
 
     # What others see --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from enginepress.serving import rollout as live
 from enginepress.serving.drain import drain, server_is_ready
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.tritonserver import TritonServer
-from enginepress.steps.rollout import roll_out, rollout_mode, server_addresses, target_of
+from enginepress.steps.rollout import check_changeable, roll_out, rollout_mode, server_addresses, target_of
 from enginepress.stores.filesystem import FileStore
 from tests.readers.proxy import Proxy
 from tests.readers.site import Clients, ask, promote, publish, pulling, toy_recipe, toy_release
@@ -223,6 +223,22 @@ def test_a_name_that_resolves_to_several_servers_means_all_of_them(monkeypatch: 
 def test_what_is_no_server_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="no server"):
         server_addresses([url])
+
+
+@pytest.mark.parametrize("multi_gpu", ["leader", "orchestrator"])
+def test_ranks_under_one_mpirun_are_not_changed_while_they_run(tmp_path: Path, multi_gpu: str) -> None:
+    from dataclasses import replace
+
+    store = FileStore(tmp_path / "store")
+    publish(store, toy_release(tmp_path / "alpha", "alpha"), toy_recipe())
+    engine = {"builder": "tensorrt_llm", "parallelism": {"tensor": 2}, "gpu": {"name": "H100-SXM5-80GB", "count": 2}}
+    recipe = {**toy_recipe().canonical(), "engine": engine, "serving": {"multi_gpu": multi_gpu}}
+    manifest = replace(store.manifest("toy", 1), recipe=recipe)
+    if multi_gpu == "orchestrator":
+        check_changeable(manifest)
+        return
+    with pytest.raises(ServerError, match="only the first takes commands"):
+        check_changeable(manifest)
 
 
 @pytest.mark.parametrize(

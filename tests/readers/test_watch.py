@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from enginepress.errors import ServerError
+from enginepress.serving import rollout as live
 from enginepress.steps.pull import reader_folder
 from enginepress.steps.watch_channel import Follower, Watch
 from enginepress.stores.filesystem import FileStore
@@ -28,14 +30,14 @@ def store(tmp_path: Path) -> FileStore:
 class Reader:
     """A follower in this process, and what it told."""
 
-    def __init__(self, store: FileStore, folder: Path) -> None:
+    def __init__(self, store: FileStore, folder: Path, *, server: str | None = None) -> None:
         self.told: list[str] = []
         self.stop = threading.Event()
         self.folder = folder
         self.follower = Follower(
             store,
             reader_folder(folder, root=None, grace_s=600.0, keep=1),
-            Watch("toy", "production", every_s=0.01),
+            Watch("toy", "production", every_s=0.01, server=server),
             told=self._tell,
             stop=self.stop,
         )
@@ -79,6 +81,34 @@ def test_a_reader_may_come_before_the_store_and_is_not_ready_until_there_is_a_re
     promote(store, "toy", 1)
     assert reader.follower.look()
     assert (tmp_path / "reader" / "ready").exists()
+
+
+def test_a_sidecar_that_starts_in_an_outage_of_the_store_is_ready_if_its_server_answers(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is a double: what it answers is all that counts here."""
+    folder = tmp_path / "reader"
+    assert Reader(store, folder).follower.look()
+    store.root.rename(tmp_path / "away")
+    answers: list[bool | ServerError] = [True, ServerError("refused")]
+    seen = []
+
+    def serves(_address: str, target: live.Target) -> bool:
+        seen.append(target.release)
+        answer = answers[0]
+        if isinstance(answer, ServerError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(live, "serves", serves)
+    reader = Reader(store, folder, server="127.0.0.1:1")
+    (folder / "ready").unlink()
+    assert not reader.follower.look()
+    assert (folder / "ready").exists()
+    answers.pop(0)
+    assert not reader.follower.look()
+    assert not (folder / "ready").exists()
+    assert set(seen) == {1}
 
 
 def test_told_to_stop_in_the_middle_of_a_fetch_it_stops_there_and_the_next_goes_on(store: FileStore, tmp_path: Path) -> None:
