@@ -174,10 +174,11 @@ def submit(
     api = api or Api(connection, tell=tell)
     place = open_place(api, experiment)
     same = json_digest([package.digest, {**values, "force": force}])[:8]
-    if not again and (running := _running(place, f"{recipe.name}-{same}-")) is not None:
+    prefix = f"{recipe.name}-{same}-"
+    if not again and (running := _first_running(place, prefix)) is not None:
         return ClusterRun(api, running.run_id, running.display_name, connection.run_url(running.run_id), found=True)
     reference = upload(place, package)
-    name = f"{recipe.name}-{same}-{secrets.token_hex(4)}"
+    name = prefix + secrets.token_hex(4)
     body = models.V2beta1Run(
         experiment_id=place.experiment_id,
         display_name=name,
@@ -187,6 +188,10 @@ def submit(
         service_account=service_account,
     )
     run = create_run_once(place, body)
+    if not again and (first := _first_running(place, prefix)) is not None and first.run_id != run.run_id:
+        # Somebody submitted the same between our look and our run.
+        api.call("cancel what was submitted twice", api.runs.run_service_terminate_run, run.run_id)
+        return ClusterRun(api, first.run_id, first.display_name, connection.run_url(first.run_id), found=True)
     return ClusterRun(api, run.run_id, name, connection.run_url(run.run_id))
 
 
@@ -362,16 +367,18 @@ def _oldest_first(place: Place, name: str) -> list[Any]:
     return _named(place, name)[::-1]
 
 
-def _running(place: Place, prefix: str) -> Any:
-    """The newest run that has not ended and whose name starts so."""
+def _first_running(place: Place, prefix: str) -> Any:
+    """The oldest run whose name starts so, and that has neither ended nor is about to."""
     listed = place.api.call(
         "look for a run that builds the same",
         place.api.runs.run_service_list_runs,
         experiment_id=place.experiment_id,
         filter=named(prefix, "IS_SUBSTRING"),
         sort_by="created_at desc",
+        page_size=100,
     )
-    return next((r for r in listed.runs or () if r.display_name.startswith(prefix) and not read_run(r).ended), None)
+    running = [r for r in listed.runs or () if r.display_name.startswith(prefix) and read_run(r).at_work]
+    return min(running, key=lambda r: (r.created_at, r.run_id), default=None)
 
 
 def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *, force: bool = False) -> dict[str, Any]:

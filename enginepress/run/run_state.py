@@ -52,6 +52,11 @@ class RunState:
         return self.state in ENDED
 
     @property
+    def at_work(self) -> bool:
+        """It has not ended, and nobody has cancelled it."""
+        return not self.ended and self.state != "CANCELING"
+
+    @property
     def good(self) -> bool:
         return self.state in GOOD
 

@@ -130,7 +130,8 @@ def test_a_lost_run_is_looked_for_before_it_is_sent_again(kfp_api: KfpApi, send:
     kfp_api.faults = [Fault("POST", "/runs", status=0)]
     send()
     calls = [(r.method, r.path.rpartition("/")[2]) for r in kfp_api.requests if r.path.endswith("/runs")]
-    assert calls == [("GET", "runs"), ("POST", "runs"), *[("GET", "runs")] * 2, ("POST", "runs"), ("GET", "runs")]
+    looks = [("GET", "runs")] * 2
+    assert calls == [("GET", "runs"), ("POST", "runs"), *looks, ("POST", "runs"), *looks]
 
 
 def test_a_run_that_turns_up_late_is_cancelled_as_the_younger_of_two(kfp_api: KfpApi, send: Submit, quick: Api) -> None:
@@ -148,6 +149,27 @@ def test_a_run_that_turns_up_late_is_cancelled_as_the_younger_of_two(kfp_api: Kf
     first, second = kfp_api.backend.runs.values()
     assert run.id == first.answer["run_id"]
     assert (first.answer["state"], second.answer["state"]) == ("PENDING", "CANCELING")
+
+
+def test_of_two_who_submit_the_same_at_once_the_later_one_follows_the_earlier(kfp_api: KfpApi, send: Submit) -> None:
+    create = kfp_api.backend.create_run
+
+    def both(data: Any) -> Any:
+        create({**data, "display_name": data["display_name"][:-8] + "somebody"})
+        return create(data)
+
+    kfp_api.backend.create_run = both  # type: ignore[method-assign]
+    run = send()
+    first, second = kfp_api.backend.runs.values()
+    assert (run.id, run.found) == (first.answer["run_id"], True)
+    assert (first.answer["state"], second.answer["state"]) == ("PENDING", "CANCELING")
+
+
+def test_a_run_that_is_being_cancelled_is_not_taken_for_one_at_work(kfp_api: KfpApi, send: Submit) -> None:
+    first = send()
+    kfp_api.backend.script.stands = True
+    assert first.cancel().state == "CANCELING"
+    assert not send().found
 
 
 def test_a_timeout_is_a_lost_answer(kfp_api: KfpApi, recipe: Recipe, send: Submit) -> None:
