@@ -21,6 +21,7 @@ from enginepress.steps.task import step_task
 from enginepress.steps.travelling import arrived_recipe, leave_recipe
 from enginepress.workspace import Workspace
 
+CHECKPOINT = Path(__file__).parents[2] / "examples" / "checkpoints" / "tiny-llama"
 RECIPE = Recipe.model_validate({"name": "tiny", "source": "hf://org/tiny@main", "stores": ["file:///srv/models"]})
 
 
@@ -215,3 +216,58 @@ def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
 def test_a_folder_without_recipes_is_a_mistake(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no recipe"):
         find_changed(str(tmp_path), workspace, "r")
+
+
+def test_resolve_cuts_pods_on_a_cluster_and_hands_the_runs_registry_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step as a cluster starts it: only the compiled file says where things are."""
+    import signal
+
+    from enginepress.cluster import Cluster
+    from enginepress.steps.task import resolve_task
+
+    for name in ("ENGINEPRESS_WORKSPACE", "ENGINEPRESS_OWNER", "ENGINEPRESS_RUN", "ENGINEPRESS_SCRATCH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ENGINEPRESS_SCRATCH", str(tmp_path))
+    monkeypatch.setenv("ENGINEPRESS_TIMING_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", os.environ["HOME"])
+    mounts = (str(tmp_path), str(CHECKPOINT.parent))
+    cluster = Cluster(str(tmp_path / "w"), mounts, scratch=2**40, shared_memory=2**40, image_prefix="mirror.site")
+    monkeypatch.setenv("ENGINEPRESS_CLUSTER", cluster.to_json())
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "source": f"file://{CHECKPOINT}",
+            "stores": [f"file://{tmp_path}/store"],
+            "engine": {"builder": "vllm", "precision": "float16", "gpu": {"name": "L4"}, "image": "nvcr.io/own@sha256:1"},
+        }
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        arguments = ("light", "", "nvidia.com/gpu", 0, {"pool": "builds"}, "http://mlflow:5000")
+        plan, *pods = resolve_task(travelling_json(recipe), recipe.digest(), "job", False, *arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    convert, build, verify = pods[:6], pods[6:12], pods[12:]
+    assert convert == build == ["light", "1", "2048Mi", "", "0", {}]
+    assert (verify[0], verify[3:5]) == ("mirror.site/own@sha256:1", ["nvidia.com/gpu", "1"])
+    assert "NVIDIA-L4" in json.dumps(verify[5])
+    assert '"pool"' in json.dumps(verify[5])
+    made = Plan.from_json(plan)
+    assert made.run == f"job-tiny-{recipe.digest()[:8]}"
+    assert made.registry == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize(("own", "used"), [(None, "http://runs"), ("http://own", "http://own")])
+def test_the_runs_registry_is_for_recipes_that_name_none(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, own: str | None, used: str
+) -> None:
+    import enginepress.steps.register
+
+    seen = []
+    monkeypatch.setattr(
+        enginepress.steps.register, "register", lambda job, plan: seen.append(job.recipe.registry.tracking_uri) or {}
+    )
+    recipe = Recipe.model_validate({**RECIPE.canonical(), **({"registry": {"tracking_uri": own}} if own else {})})
+    plan = Plan("r-tiny", "revision", "commit", "engine", "key", "checks", 7, registry="http://runs").to_json()
+    step_task("register", travelling_json(recipe), recipe.digest(), plan)
+    assert seen == [used]
