@@ -13,6 +13,7 @@ def resolve(
     recipe_digest: str,
     run: str,
     force: bool,
+    summary: dsl.Output[dsl.Markdown],
     image: str = "",
     gpu_image: str = "",
     gpu_resource: str = "nvidia.com/gpu",
@@ -50,6 +51,7 @@ def resolve(
         recipe_digest: sha256 of that JSON; the task refuses a recipe that was changed on its way.
         run: Names this run in the workspace.
         force: Build and gate again even if that was done.
+        summary: What Kubeflow shows.
         image: Image of steps that need no GPU.
         gpu_image: Image of convert, build and verify, if the recipe names none.
         gpu_resource: What is asked for by its name in Kubernetes, as nvidia.com/gpu or nvidia.com/mig-3g.40gb.
@@ -62,4 +64,16 @@ def resolve(
     """
     from enginepress.steps.task import resolve_task
 
-    return resolve_task(recipe, recipe_digest, run, force, image, gpu_image, gpu_resource, gpu_count, gpu_node_selector, registry)
+    return resolve_task(
+        recipe,
+        recipe_digest,
+        run,
+        force,
+        image,
+        gpu_image,
+        gpu_resource,
+        gpu_count,
+        gpu_node_selector,
+        registry,
+        summary=summary,
+    )

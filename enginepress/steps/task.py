@@ -45,9 +45,14 @@ def resolve_task(
     gpu_count: int = 0,
     gpu_nodes: Mapping[str, Any] | None = None,
     registry: str = "",
+    **outputs: Any,
 ) -> tuple[Any, ...]:
     """The first task: makes the plan. Returns it as JSON, and after it what the pods of convert, build and verify ask for,
-    field by field as `steps.pods.Pod` has them."""
+    field by field as `steps.pods.Pod` has them.
+
+    Args:
+        outputs: what people look at (`steps.shown`).
+    """
     started = time.time()
     from enginepress.steps.pods import GPU_STEPS, WHOLE_GPU, Wishes, check_compiled, pods_for
 
@@ -63,12 +68,16 @@ def resolve_task(
         return plan
 
     job = _job(recipe, recipe_digest, registry, pipeline_run=run)
-    plan: Plan = _recorded(job, "resolve", work, started)
+    plan: Plan = _recorded(job, "resolve", work, started, outputs)
     return plan.to_json(), *(getattr(pods[step], f.name) for step in GPU_STEPS for f in fields(pods[step]))
 
 
-def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
-    """Every other task: calls the function `name` of `enginepress.steps.<name>`. Returns the step's facts as JSON."""
+def step_task(name: str, recipe: str, recipe_digest: str, plan: str, **outputs: Any) -> str:
+    """Every other task: calls the function `name` of `enginepress.steps.<name>`. Returns the step's facts as JSON.
+
+    Args:
+        outputs: what people look at (`steps.shown`).
+    """
     started = time.time()
     from enginepress.canonical import parameter_json
     from enginepress.steps.job import Plan
@@ -79,18 +88,27 @@ def step_task(name: str, recipe: str, recipe_digest: str, plan: str) -> str:
         step: Callable[[Job, Plan], dict[str, Any]] = getattr(importlib.import_module(f"enginepress.steps.{name}"), name)
         return step(job, the_plan)
 
-    return parameter_json(_recorded(_job(recipe, recipe_digest, the_plan.registry, run=the_plan.run), name, work, started))
+    job = _job(recipe, recipe_digest, the_plan.registry, run=the_plan.run)
+    return parameter_json(_recorded(job, name, work, started, outputs, the_plan))
 
 
-def report_task(run: str, state: str, error: str) -> str:
-    """The exit handler: tells how a run ended, as Markdown. It stands in the task's log, too, where `submit` finds it."""
+def report_task(run: str, state: str, error: str, *, summary: str, failed_gate: str) -> None:
+    """The exit handler: how a run ended, and the report of a gate that failed. How it ended stands in the task's log, too, where
+    `submit` finds it.
+
+    Args:
+        summary, failed_gate: files to write, as Markdown and as HTML.
+    """
+    from enginepress.steps.failed_gate import failed_gate_page
     from enginepress.steps.run_report import in_log, run_report
     from enginepress.workspace import Workspace
 
     _settle()
-    text = run_report(Workspace.from_environment(), os.environ.get(RUN, run), state, error)
+    workspace, name = Workspace.from_environment(), os.environ.get(RUN, run)
+    _write(failed_gate, failed_gate_page(workspace, name))
+    text = run_report(workspace, name, state, error)
     print(in_log(text))
-    return text
+    _write(summary, text)
 
 
 def find_changed_task(folder: str, run: str) -> list[dict[str, str]]:
@@ -106,6 +124,12 @@ def find_changed_task(folder: str, run: str) -> list[dict[str, str]]:
     except EnginepressError as error:
         print(f"find_changed: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
         sys.exit(1)
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
 
 
 def _settle() -> None:
@@ -141,8 +165,16 @@ def _registered(recipe: Recipe, registry: str) -> Recipe:
     return recipe.model_copy(update={"registry": recipe.registry.model_copy(update={"tracking_uri": registry})})
 
 
-def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -> Any:
-    """Runs a step and leaves how it ended. A step that fails ends its process: kfp needs no more than that."""
+def _recorded(
+    job: Job,
+    name: str,
+    work: Callable[[Job], Any],
+    started: float,
+    outputs: Mapping[str, Any],
+    plan: Plan | None = None,
+) -> Any:
+    """Runs a step and leaves how it ended, and what people look at. A step that fails ends its process: kfp needs no more than
+    that."""
     from enginepress.errors import EnginepressError
     from enginepress.steps.job import Plan
 
@@ -168,6 +200,10 @@ def _recorded(job: Job, name: str, work: Callable[[Job], Any], started: float) -
         sys.exit(1)
     facts = asdict(result) if isinstance(result, Plan) else result
     leave(status="done", facts=facts)
+    if outputs:
+        from enginepress.steps import shown
+
+        shown.leave(name, job, result if isinstance(result, Plan) else plan, facts, outputs)
     # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
     gc.freeze()
     return result
