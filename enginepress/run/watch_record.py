@@ -77,7 +77,8 @@ class Pass:
 
     def summary(self) -> str:
         counted = ", ".join(f"{count} {outcome}" for outcome, count in self.counts().items())
-        return f"{len(self.recipes)} recipes: {counted or 'none'} ({self.seconds:.1f} s)"
+        total = "1 recipe" if len(self.recipes) == 1 else f"{len(self.recipes)} recipes"
+        return f"{total}: {counted or 'none'} ({self.seconds:.1f} s)"
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -210,7 +210,8 @@ def _lock_note(written: Recipe, plan: Plan) -> str:
     locked = parse_lock(written.source.lock).revision
     if locked.digest == plan.revision:
         return ""
-    return f"its lock is still of {locked.id[:12]}; the lock of what is built lies beside the release"
+    release = f"--release {plan.release}" if plan.release else "--release with the number of the new release"
+    return f"its lock is still of {locked.id[:12]}; what is built has its own: `enginepress lock RECIPE {release}` takes it over"
 
 
 def _differences(newest: Manifest, recipe: Recipe, environment: Mapping[str, str]) -> tuple[str, ...]:

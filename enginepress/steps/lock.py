@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from enginepress.canonical import sha256_hex
-from enginepress.errors import RecipeError
+from enginepress.errors import RecipeError, StoreError
 from enginepress.lockfile import Lock, differences, lock_path, parse_lock, read_lock_file, write_lock
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import load_recipe, written_uri
@@ -18,6 +18,7 @@ from enginepress.sources.open import open_source
 from enginepress.steps.download import produce_checkpoint
 from enginepress.steps.job import Job
 from enginepress.steps.revision import known_digests, revision_of
+from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
 
 Say = Callable[[str], None]
@@ -61,6 +62,30 @@ def lock_recipe(path: Path, workspace: Workspace, *, say: Say = lambda text: Non
     changes = None if before is None else _changes(before, lock)
     write_lock(target, lock)
     return Locked(target, lock, changes)
+
+
+def lock_from_release(path: Path, number: int) -> Locked:
+    """Writes the lock that lies beside a release of the recipe's primary store: the bytes that it was built from.
+
+    Raises:
+        StoreError: if there is no such release, or it has no lock.
+    """
+    recipe = load_recipe(path, need_reference=False, locked=False)
+    store = open_store(recipe.stores[0])
+    store.manifest(recipe.name, number)
+    record = store.read_record(recipe.name, number, LOCK_RECORD)
+    where = f"{store.url}, release {number} of {recipe.name}"
+    if record is None:
+        raise StoreError("has no lock beside it", where=where, fix="lock what the source has now with `enginepress lock RECIPE`")
+    built = parse_lock(record, where=where)
+    uri = written_uri(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if not uri.startswith("file://") and built.revision.source != open_source(recipe.source, cache=None).uri:
+        raise StoreError(f"was built from {built.revision.source}, not from {uri}", where=where, fix="name another release")
+    lock = Lock(uri, built.choices, _named_as_written(recipe, built.revision, uri), built.sha256)
+    target = lock_path(path)
+    before = _before(target)
+    write_lock(target, lock)
+    return Locked(target, lock, None if before is None else _changes(before, lock))
 
 
 def lock_of_build(recipe: Recipe, workspace: Workspace, revision: Revision, *, uri: str) -> Lock:

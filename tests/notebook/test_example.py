@@ -124,6 +124,8 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     kernel.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_interrupting_a_cell_ends_the_run_and_the_next_cell_goes_on(kernel: Kernel, tmp_path: Path, checkpoint: Path) -> None:
     write_recipe(tmp_path, checkpoint, checks={"served": False})
     workspace = tmp_path / "workspace"

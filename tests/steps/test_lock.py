@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginepress.errors import EnginepressError, RecipeError, SourceError, WorkspaceError
+from enginepress.errors import EnginepressError, RecipeError, SourceError, StoreError, WorkspaceError
 from enginepress.lockfile import Lock, lock_path, parse_lock
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import load_recipe, recipe_from_json, travelling_json
@@ -24,14 +24,17 @@ from enginepress.sources import Digest, RemoteFile, Revision
 from enginepress.sources.glance import glance
 from enginepress.steps.download import produce_checkpoint
 from enginepress.steps.job import Job
-from enginepress.steps.lock import Locked, lock_of_build, lock_recipe
+from enginepress.steps.lock import Locked, lock_from_release, lock_of_build, lock_recipe
+from enginepress.steps.resolve import plan_of
 from enginepress.steps.revision import revision_of
+from enginepress.stores.open import open_store
 from enginepress.workspace import Output, Workspace
 from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
 from tests.sources.hub_server import HubServer
 from tests.sources.ngc_server import NgcServer
 from tests.sources.tiny import checkpoint, write
+from tests.steps.pretend import pretend_release
 
 
 @pytest.fixture
@@ -412,3 +415,26 @@ def test_a_lock_that_names_a_file_outside_its_folder_is_refused(hub: HubServer, 
     lock_path(path).write_text(json.dumps(data))
     with pytest.raises(SourceError, match="not a plain relative path"):
         load_recipe(path)
+
+
+def test_a_lock_is_taken_from_a_release(hub: HubServer, tmp_path: Path, workspace: Workspace) -> None:
+    hub.add_repo("org/tiny", checkpoint())
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "source": "hf://org/tiny@main", "stores": [f"file://{tmp_path}/store"]}))
+    recipe = load_recipe(path)
+    plan, revision = plan_of(recipe, workspace.path("cache"), "r")
+    with pytest.raises(StoreError, match="no release 1"):
+        lock_from_release(path, 1)
+    pretend_release(recipe, plan, revision, tmp_path)
+    with pytest.raises(StoreError, match="has no lock beside it"):
+        lock_from_release(path, 1)
+    lock = lock_of_build(recipe, workspace, revision, uri=recipe.source.uri)
+    open_store(recipe.stores[0]).write_record("tiny", 1, "lock", lock.to_json())
+    hub.commit("org/tiny", checkpoint(seed=2))
+    taken = lock_from_release(path, 1)
+    assert taken.lock.revision.id == revision.id
+    locked = load_recipe(path)
+    assert plan_of(locked, workspace.path("cache"), "r")[0].release == 1, "the release is what the locked recipe builds"
+    path.write_text(path.read_text().replace("org/tiny", "org/other"))
+    with pytest.raises(StoreError, match="was built from"):
+        lock_from_release(path, 1)
