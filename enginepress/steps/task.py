@@ -200,10 +200,11 @@ def _recorded(
         sys.exit(1)
     facts = asdict(result) if isinstance(result, Plan) else result
     leave(status="done", facts=facts)
-    if outputs:
+    made = result if isinstance(result, Plan) else plan
+    if outputs and made is not None:
         from enginepress.steps import shown
 
-        shown.leave(name, job, result if isinstance(result, Plan) else plan, facts, outputs)
+        shown.leave(name, job, made, facts, outputs)
     # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
     gc.freeze()
     return result
