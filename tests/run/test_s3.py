@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from enginepress.repository.place import content_digest_of
-from enginepress.serving.installation import find_installation, prepare
 from enginepress.serving.tritonserver import TritonServer
 from tests.run.conftest import Finished
 from tests.run.recipes import enginepress, run, run_json, write_recipe
@@ -21,6 +21,9 @@ from tests.s3_server import S3Server
 
 pytest.importorskip("boto3")
 S3 = "s3://bucket/models"
+
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -113,6 +116,9 @@ def test_triton_reads_a_release_from_s3_itself(finished: Finished, checkpoint: P
     run_json(recipe)
     (row,) = json.loads(_said("releases", recipe, "--json"))
     address = row["folder"].replace("s3://", f"s3://{server.url}/")
-    assert prepare(find_installation(), tmp_path / "launch")
-    with TritonServer(Path(address), log=tmp_path / "server.log") as triton:
-        assert triton.models == ["tiny"]
+    (tmp_path / "nothing").mkdir()
+    arguments = [f"--model-repository={address}"]
+    with TritonServer(tmp_path / "nothing", models=["tiny"], log=tmp_path / "server.log", extra_args=arguments) as triton:
+        body = json.dumps({"text_input": "Hello", "max_tokens": 3}).encode()
+        with urllib.request.urlopen(f"http://{triton.http}/v2/models/tiny/generate", body, timeout=60) as answer:
+            assert json.load(answer)["model_version"] == "1"

@@ -157,7 +157,7 @@ class StoreClient:
     def put(
         self,
         key: str,
-        data: bytes | memoryview,
+        data: bytes | bytearray,
         *,
         digest: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -220,7 +220,7 @@ class StoreClient:
         more: dict[str, Any] = {"ChecksumAlgorithm": algorithm} if algorithm else {}
         return str(self._ask("create_multipart_upload", key, **more)["UploadId"])
 
-    def put_part(self, key: str, upload: str, number: int, data: bytes | memoryview, *, digest: Mapping[str, str]) -> str:
+    def put_part(self, key: str, upload: str, number: int, data: bytes | bytearray, *, digest: Mapping[str, str]) -> str:
         """Raises Missing if the upload is gone."""
         more: dict[str, Any] = dict(digest)
         return _etag(self._ask("upload_part", key, UploadId=upload, PartNumber=number, Body=data, **more))

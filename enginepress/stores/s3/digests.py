@@ -14,7 +14,7 @@ ALGORITHMS = {"sha256": "SHA256", "crc32": "CRC32"}
 _PARAMETERS = {"md5": "ContentMD5", "sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32"}
 
 
-def digest_parameters(kind: DigestKind, data: bytes | memoryview) -> dict[str, str]:
+def digest_parameters(kind: DigestKind, data: bytes | bytearray | memoryview) -> dict[str, str]:
     """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5."""
     if kind == "none":
         return {}
@@ -32,7 +32,7 @@ def completing(parameters: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in parameters.items() if name.startswith("Checksum")}
 
 
-def md5_of(data: bytes | memoryview) -> bytes:
+def md5_of(data: bytes | bytearray | memoryview) -> bytes:
     """MD5 against accidents on the way, which is what S3 servers compare; releases are identified by sha256."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 

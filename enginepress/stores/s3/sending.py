@@ -13,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 from enginepress.errors import StoreError
@@ -107,7 +109,7 @@ class Sender:
         self._progress = progress
         self._progress_lock = threading.Lock()
         self._stop = threading.Event()
-        self._buffers = threading.BoundedSemaphore(AT_ONCE)
+        self._buffers = _Buffers(AT_ONCE, PART_BYTES)
 
     def send(self, items: Sequence[Item]) -> list[Sent]:
         """All files, the largest first.
@@ -117,7 +119,7 @@ class Sender:
         """
         sizes = {item.path: _size(item) for item in items}
         part = part_bytes(max(sizes.values(), default=0))
-        self._buffers = threading.BoundedSemaphore(max(1, min(AT_ONCE, BUDGET_BYTES // part)))
+        self._buffers = _Buffers(max(1, min(AT_ONCE, BUDGET_BYTES // part)), part)
         ordered = sorted(items, key=lambda item: -sizes[item.path])
         with ThreadPoolExecutor(AT_ONCE, "s3-file") as files, ThreadPoolExecutor(AT_ONCE, "s3-part") as parts:
             futures = [files.submit(self._one, item, sizes[item.path], parts) for item in ordered]
@@ -140,7 +142,7 @@ class Sender:
                 self._tell(item.twin.size)
                 return Sent(FileEntry(item.path, item.twin.size, item.sha256), "", 0)
             if size <= part_bytes(size):
-                return self._small(item, key)
+                return self._small(item, key, size)
             return self._large(item, key, size, parts)
         except OSError as error:
             raise explain_os_error(error, "reading what is published", StoreError) from None
@@ -154,8 +156,8 @@ class Sender:
 
     # Small files ------------------------------------------------------------------------------------------------------
 
-    def _small(self, item: Item, key: str) -> Sent:
-        with self._buffers:
+    def _small(self, item: Item, key: str, size: int) -> Sent:
+        with self._buffers.of(size):
             data = item.source if isinstance(item.source, bytes) else item.source.read_bytes()
             entry = FileEntry(item.path, len(data), hashlib.sha256(data).hexdigest())
             check_expected(item, entry)
@@ -204,22 +206,22 @@ class Sender:
         known: Mapping[int, tuple[int, str]],
         pool: ThreadPoolExecutor,
     ) -> Sent:
-        digest, read, sent = hashlib.sha256(), 0, []
+        digest, read = hashlib.sha256(), 0
         futures: list[Future[_Part]] = []
         with open(source, "rb", buffering=0) as stream:
             while True:
-                self._buffers.acquire()
+                buffer = self._buffers.take()
                 if self._stop.is_set() or any(f.done() and f.exception() is not None for f in futures):
-                    self._buffers.release()
+                    self._buffers.give(buffer)
                     break
-                data = _read(stream, part_bytes(size))
-                if not data:
-                    self._buffers.release()
+                count = _read_into(stream, memoryview(buffer)[: part_bytes(size)])
+                if not count:
+                    self._buffers.give(buffer)
                     break
-                futures.append(pool.submit(self._part, key, upload, len(futures) + 1, data, known))
-                digest.update(data)
-                read += len(data)
-                del data
+                # Hashed before it is handed over: afterwards it may hold another part already.
+                digest.update(memoryview(buffer)[:count])
+                read += count
+                futures.append(pool.submit(self._part, key, upload, len(futures) + 1, buffer, count, known))
         sent = [future.result() for future in futures]
         if self._stop.is_set():
             raise _Stopped
@@ -238,7 +240,11 @@ class Sender:
         self._complete(key, upload, sent, size, wanted)
         return Sent(entry, wanted if self._guarantees.etag_md5 else "", sum(p.moved for p in sent))
 
-    def _part(self, key: str, upload: str, number: int, data: bytes, known: Mapping[int, tuple[int, str]]) -> _Part:
+    def _part(
+        self, key: str, upload: str, number: int, buffer: bytearray, count: int, known: Mapping[int, tuple[int, str]]
+    ) -> _Part:
+        # boto3 sends a bytearray as it is; bytes it copies first.
+        data = buffer if count == len(buffer) else buffer[:count]
         try:
             if self._stop.is_set():
                 raise _Stopped
@@ -253,7 +259,7 @@ class Sender:
             self._tell(len(data))
             return _Part(number, etag, md5, completing(digest), len(data))
         finally:
-            self._buffers.release()
+            self._buffers.give(buffer)
 
     def _complete(self, key: str, upload: str, parts: Sequence[_Part], size: int, wanted: str) -> None:
         try:
@@ -294,6 +300,40 @@ class Sender:
             return True
         except (Missing, Unmet, Unsupported):
             return False
+
+
+class _Buffers:
+    """Memory for parts, made when it is first needed, used again and again.
+
+    Args:
+        most: buffers at a time.
+        size: of each.
+    """
+
+    def __init__(self, most: int, size: int) -> None:
+        self._free: list[bytearray] = []
+        self._size = size
+        self._left = threading.BoundedSemaphore(most)
+
+    def take(self) -> bytearray:
+        self._left.acquire()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(self._size)
+
+    def give(self, buffer: bytearray) -> None:
+        self._free.append(buffer)
+        self._left.release()
+
+    @contextmanager
+    def of(self, size: int) -> Iterator[None]:
+        """For a file that is read whole: it takes a buffer's place if it is not small beside one."""
+        if size * 16 <= self._size:
+            yield
+            return
+        with self._left:
+            yield
 
 
 @dataclass(frozen=True)
@@ -360,15 +400,12 @@ def read_back(client: StoreClient, folder: str, sent: Sequence[Sent], hashed: Ca
                 )
 
 
-def _read(stream: object, count: int) -> bytes:
-    """So many bytes, or what is left."""
-    data: bytes = stream.read(count)  # type: ignore[attr-defined]
-    while 0 < len(data) < count:
-        more = stream.read(count - len(data))  # type: ignore[attr-defined]
-        if not more:
-            break
-        data += more
-    return data
+def _read_into(stream: RawIOBase, view: memoryview) -> int:
+    """Fills the view, or as much of it as there is."""
+    count = 0
+    while count < len(view) and (more := stream.readinto(view[count:])):
+        count += more
+    return count
 
 
 def _size(item: Item) -> int:
@@ -382,9 +419,10 @@ def _hashed(item: Item, size: int) -> tuple[FileEntry, str]:
     """The file's sha256, and the ETag that it has when it is sent in our parts."""
     assert isinstance(item.source, Path)
     digest, parts, read = hashlib.sha256(), [], 0
+    buffer = memoryview(bytearray(part_bytes(size)))
     with open(item.source, "rb", buffering=0) as stream:
-        while data := _read(stream, part_bytes(size)):
-            digest.update(data)
-            parts.append(md5_of(data))
-            read += len(data)
+        while count := _read_into(stream, buffer):
+            digest.update(buffer[:count])
+            parts.append(md5_of(buffer[:count]))
+            read += count
     return FileEntry(item.path, read, digest.hexdigest()), etag_of(parts, in_parts=True)
