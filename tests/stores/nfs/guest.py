@@ -36,9 +36,11 @@ mount -t nfsd nfsd /proc/fs/nfsd; mkdir -p /var/lib/nfs/rpc_pipefs; mount -t rpc
 : > /var/lib/nfs/etab; : > /var/lib/nfs/rmtab
 echo 5 > /proc/fs/nfsd/nfsv4leasetime; echo 1 > /proc/fs/nfsd/nfsv4gracetime
 exportfs -o rw,fsid=0,no_root_squash,insecure,no_subtree_check,sync 127.0.0.1:/export
+mkdir /export/share
 rpc.mountd -N 2 -N 3
 rpc.nfsd -N 3 -V 4 -V 4.2 4
-for folder in /one /two; do mount.nfs4 127.0.0.1:/ $folder -o vers=4.2,nosharecache,actimeo=1 || echo "FAIL mount $folder"; done
+options=vers=4.2,nosharecache,actimeo=1
+for folder in /one /two; do mount.nfs4 127.0.0.1:/share $folder -o $options || echo "FAILED mount of $folder"; done
 cd /project && PYTHONPATH=/project:/packages PYTHONHOME=/usr /usr/bin/python3 -m tests.stores.nfs.program /one /two
 echo "ENDED $?"
 poweroff -f
