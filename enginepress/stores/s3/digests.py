@@ -14,12 +14,16 @@ ALGORITHMS = {"sha256": "SHA256", "crc32": "CRC32"}
 _PARAMETERS = {"md5": "ContentMD5", "sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32"}
 
 
-def digest_parameters(kind: DigestKind, data: bytes | bytearray | memoryview) -> dict[str, str]:
-    """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5."""
+def digest_parameters(kind: DigestKind, data: bytes | bytearray | memoryview, *, md5: bytes | None = None) -> dict[str, str]:
+    """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5.
+
+    Args:
+        md5: of the data, where it is known already: it takes longer than all else that is done with them.
+    """
     if kind == "none":
         return {}
     if kind == "md5":
-        raw = md5_of(data)
+        raw = md5 or md5_of(data)
     elif kind == "sha256":
         raw = hashlib.sha256(data).digest()
     else:

@@ -166,7 +166,7 @@ class Sender:
             if there is not None and self._guarantees.etag_md5 and (there.size, there.etag) == (len(data), md5.hex()):
                 self._tell(len(data))
                 return Sent(entry, there.etag, 0)
-            etag = self._client.put(key, data, digest=digest_parameters(self._guarantees.digest, data))
+            etag = self._client.put(key, data, digest=digest_parameters(self._guarantees.digest, data, md5=md5))
             self._compare(key, etag, md5.hex())
         self._tell(len(data))
         return Sent(entry, etag, len(data))
@@ -253,7 +253,7 @@ class Sender:
             if there is not None and there == (len(data), md5.hex()):
                 self._tell(len(data))
                 return _Part(number, there[1], md5, {}, 0)
-            digest = digest_parameters(self._guarantees.digest, data)
+            digest = digest_parameters(self._guarantees.digest, data, md5=md5)
             etag = self._client.put_part(key, upload, number, data, digest=digest)
             self._compare(f"{key} part {number}", etag, md5.hex())
             self._tell(len(data))
