@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 READY_SECONDS = 150.0
+ATTEMPTS = 3
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool")
 KEY, SECRET = "enginepress", "enginepress-secret"
 
@@ -67,9 +68,9 @@ class CephServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._mon, self._rgw = _free_ports(2)
+        self._mon, self._rgw = 0, 0
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.url = f"http://127.0.0.1:{self._rgw}"
+        self.url = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,6 +82,21 @@ class CephServer:
         }
 
     def __enter__(self) -> CephServer:
+        """The object store sometimes ends right after its first start, refused by its monitor: then all begins anew."""
+        base = self._folder
+        for attempt in range(ATTEMPTS):
+            self._folder = base / str(attempt)
+            self._mon, self._rgw = _free_ports(2)
+            self.url = f"http://127.0.0.1:{self._rgw}"
+            try:
+                return self._begin()
+            except RuntimeError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                self._processes.clear()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _begin(self) -> CephServer:
         until = time.monotonic() + READY_SECONDS
         folder, fsid = self._folder, str(uuid.uuid4())
         for name in ("mon", "osd", "rgw", "run"):
