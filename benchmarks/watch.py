@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,7 +91,8 @@ def _prepare(site: Path, recipes: int) -> None:
     folder = site / "recipes"
     folder.mkdir()
     example = (ROOT / "examples" / "recipes" / "laptop.yaml").read_text()
-    for number in range(recipes):
+
+    def prepare(number: int) -> None:
         lines = [
             f"source: hf://org/model-{number}@main"
             if line.startswith("source:")
@@ -103,7 +105,13 @@ def _prepare(site: Path, recipes: int) -> None:
         path = folder / f"model-{number}.yaml"
         path.write_text("\n".join(lines))
         recipe = load_recipe(path)
-        pretend_release(recipe, *plan_of(recipe, site / "w" / "cache", "r"), site)
+        scratch = site / "scratch" / str(number)
+        scratch.mkdir(parents=True)
+        pretend_release(recipe, *plan_of(recipe, site / "w" / "cache", "r"), scratch)
+
+    # Publishing waits for the disk most of the time.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(prepare, range(recipes)))
 
 
 # The hub --------------------------------------------------------------------------------------------------------------
