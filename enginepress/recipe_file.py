@@ -60,6 +60,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def is_recipe_file(target: str) -> bool:
+    """Whether TARGET is a recipe and not a store. Where nothing is, its name decides, so that the message fits what was meant."""
+    if "://" in target or Path(target).is_dir():
+        return False
+    return Path(target).exists() or Path(target).suffix.lower() in (".yaml", ".yml", ".json") or not Path(target).parent.name
+
+
 def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True) -> Recipe:
     """The recipe in a YAML file, with the lock that lies beside it.
 

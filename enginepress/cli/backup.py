@@ -56,5 +56,3 @@ def backup(
             click.echo(f"  the store has no more of {numbers}: kept here, and not restored; --prune removes them")
         if one.removed:
             click.echo(f"  removed here, as in the store: {', '.join(map(str, one.removed))}")
-    if not done:
-        click.echo(f"{source.url} holds no models, so there is nothing to back up")

@@ -99,9 +99,9 @@ def load_target(target: str) -> Recipe:
         RecipeError: for a file that is no recipe.
         StoreError: for a store that holds no such model.
     """
-    from enginepress.recipe_file import load_recipe
+    from enginepress.recipe_file import is_recipe_file, load_recipe
 
-    if "://" not in target and not Path(target).is_dir():
+    if is_recipe_file(target):
         return load_recipe(Path(target), need_reference=False)
     from enginepress.steps.stored_recipe import stored_recipe
 

@@ -117,11 +117,11 @@ def _stores(target: str, keep: int | None, younger_than: str | None, grace: str 
 
 def _meant(target: str) -> Iterator[tuple[list[Store], str, Retention | None]]:
     """The stores, the model and the recipe's rules, for each model that is meant."""
-    from enginepress.recipe_file import absolute_file_url
+    from enginepress.recipe_file import absolute_file_url, is_recipe_file
     from enginepress.steps.prune import models_at, stored_retention
     from enginepress.stores.open import open_store
 
-    if "://" not in target and not Path(target).is_dir():
+    if is_recipe_file(target):
         recipe = load_target(target)
         yield [open_store(s) for s in recipe.stores], recipe.name, recipe.retention
         return

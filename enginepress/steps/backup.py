@@ -27,6 +27,7 @@ from enginepress.manifest import Manifest, utc_now
 from enginepress.mlflow_access import shown
 from enginepress.registry_entries import read_entries
 from enginepress.repository import Placement
+from enginepress.steps.catalogue import CATALOGUE, FORMAT
 from enginepress.steps.promote import operator
 from enginepress.steps.register import RECORD as REGISTRATION
 from enginepress.steps.release_folder import release_folder
@@ -34,9 +35,6 @@ from enginepress.steps.stored_recipe import stored_recipe
 from enginepress.stores.history import Move
 from enginepress.stores.store import Progress, Store
 from enginepress.workspace import Workspace
-
-CATALOGUE = "backup"
-FORMAT = 1
 
 
 @dataclass
@@ -79,7 +77,11 @@ def backup(
         RegistryError: if MLflow cannot be reached, or has lost the model. Releases are in the backup then; the catalogue is
             the one before.
     """
-    chosen = store.models() if models is None else models
+    there = store.models()
+    if not there:
+        # A misspelt path and a volume that is not mounted look like this. Nobody must take it for a backup that was made.
+        raise StoreError("holds no models, so there is nothing to back up", where=store.url, fix="name a store; is it mounted?")
+    chosen = there if models is None else models
     for model in chosen:
         if not store.numbers(model):
             raise StoreError(

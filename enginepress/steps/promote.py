@@ -18,7 +18,9 @@ from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
 from enginepress.repository.place import place
 from enginepress.signing import Trust
+from enginepress.steps.catalogue import refuse_backup
 from enginepress.steps.job import Job, Plan
+from enginepress.steps.readers_view import view_troubles
 from enginepress.steps.register import default_tracking_uri, published_release
 from enginepress.steps.signing import require_signature, trust_of
 from enginepress.stores.open import open_store
@@ -87,6 +89,7 @@ def move_channel(
     """
     stores = [open_store(s) for s in recipe.stores]
     for store in stores:
+        refuse_backup(store, recipe.name, "its channels are those of that store", beside=[s.url for s in stores])
         if number not in store.numbers(recipe.name):
             raise StoreError(
                 f"has no release {number} of {recipe.name}",
@@ -124,9 +127,9 @@ def where_it_is(recipe: Recipe, channel: str) -> int | None:
 
 
 def _is_on(store: Store, model: str, channel: str, number: int) -> bool:
-    """A channel that dangles is on nothing: it is made anew."""
+    """A channel that dangles is on nothing, nor is one whose readers see something else than the release: it is made anew."""
     try:
-        return store.channel(model, channel) == number
+        return store.channel(model, channel) == number and not any(view_troubles(store, model, channel, number))
     except StoreError:
         return False
 

@@ -21,6 +21,7 @@ from enginepress.errors import StoreError, UsageError
 from enginepress.quantities import parse_duration
 from enginepress.recipe import Retention
 from enginepress.recipe import Store as Settings
+from enginepress.steps.catalogue import refuse_backup
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
 
@@ -116,9 +117,12 @@ def plan_prune(stores: Sequence[Store], model: str, policy: Policy, *, now: floa
     """What pruning would remove from each store. Changes nothing.
 
     Raises:
-        StoreError: if a store cannot be read, or a channel is damaged: then nobody knows what is needed.
+        StoreError: if a store cannot be read, is a backup, or a channel is damaged: then nobody knows what is needed.
     """
     now = time.time() if now is None else now
+    for store in stores:
+        doing = "`enginepress backup … --prune` removes what that store has no more"
+        refuse_backup(store, model, doing, beside=[s.url for s in stores])
     needed: dict[int, list[str]] = {}
     for store in stores:
         for number, reasons in _needed(store, model, policy, now).items():

@@ -79,6 +79,13 @@ def wanted_release(store: Store, model: str, channel: str) -> int:
     """
     number = store.channel(model, channel)
     if number is None:
+        if not store.numbers(model):
+            models = ", ".join(store.models())
+            raise StoreError(
+                f"holds no model '{model}'" if models else "holds no models",
+                where=store.url,
+                fix=f"there are: {models}" if models else "name a store that `enginepress run` has published to; is it mounted?",
+            )
         known = ", ".join(f"{c} (release {n})" for c, n in store.channels(model).items())
         raise StoreError(
             f"{model} has no channel '{channel}'",

@@ -10,7 +10,6 @@ restore goes on. A store that holds anything else is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from enginepress.errors import RegistryError, StoreError
@@ -19,56 +18,14 @@ from enginepress.mlflow_access import shown
 from enginepress.recipe import Recipe, Registry
 from enginepress.recipe import Store as StoreSettings
 from enginepress.registry import MlflowRegistry
-from enginepress.registry_entries import entries_of, write_entries
+from enginepress.registry_entries import write_entries
 from enginepress.repository.place import place
-from enginepress.steps.backup import CATALOGUE, FORMAT, Copied, copy_release
+from enginepress.steps.backup import Copied, copy_release
+from enginepress.steps.catalogue import CATALOGUE, Catalogue, read_catalogue
 from enginepress.steps.register import RECORD as REGISTRATION
 from enginepress.steps.register import register_release
-from enginepress.stores.history import Move
-from enginepress.stores.store import Allotment, Progress, Store
+from enginepress.stores.store import Progress, Store
 from enginepress.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What a backup holds of one model."""
-
-    of: str
-    at: str
-    allotment: Allotment
-    releases: dict[int, str]
-    channels: dict[str, list[Move]]
-    registry: dict[str, Any] | None
-
-
-def read_catalogue(backup: Store, model: str) -> Catalogue:
-    """Raises StoreError if the place is no backup, or its first backup was never finished."""
-    numbers = backup.numbers(model)
-    record = backup.read_record(model, numbers[-1], CATALOGUE) if numbers else None
-    if record is None:
-        unfinished = backup.allotment(model).primary is not None
-        raise StoreError(
-            f"{model} is no {'finished ' if unfinished else ''}backup: its newest release has no catalogue beside it",
-            where=backup.url,
-            fix="run `enginepress backup` once more" if unfinished else "name a place that `enginepress backup` has written",
-        )
-    try:
-        if record["format"] != FORMAT:
-            raise ValueError(f"it is of format {record['format']}, and this enginepress reads {FORMAT}")
-        return Catalogue(
-            of=str(record["of"]),
-            at=str(record["at"]),
-            allotment=Allotment(record["primary"], int(record["last"])),
-            releases={int(number): str(digest) for number, digest in record["releases"].items()},
-            channels={str(c): [Move(**move) for move in moves] for c, moves in record["channels"].items()},
-            registry=entries_of(record["registry"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(
-            f"the catalogue of {model} is damaged: {error}",
-            where=f"{backup.location(model, numbers[-1])}, record {CATALOGUE}",
-            fix="if the store is still there, run `enginepress backup` once more",
-        ) from None
 
 
 def restore(
@@ -183,7 +140,7 @@ def _restore_model(
 def _placed(repository: Any, number: int) -> Any:
     def at(root: str) -> Any:
         assert repository is not None, "only a store that is a folder has activations"
-        return place(repository, number, root)
+        return place(repository, number, root, side_by_side=True)
 
     return at
 

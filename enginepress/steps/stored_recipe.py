@@ -26,7 +26,9 @@ def stored_recipe(url: str) -> Recipe:
     store = open_store(StoreSettings(url=base))
     numbers = store.numbers(model)
     if not numbers:
-        raise StoreError(f"holds no model '{model}'", where=base, fix="name STORE/MODEL, as file:///srv/models/tiny-llama")
+        models = store.models()
+        fix = f"there are: {', '.join(models)}" if models else "name STORE/MODEL, as file:///srv/models/tiny-llama"
+        raise StoreError(f"holds no model '{model}'", where=base, fix=fix)
     newest = _newest_whole(store, model, numbers)
     try:
         recipe = Recipe.model_validate(newest.recipe)

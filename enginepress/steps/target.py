@@ -8,7 +8,7 @@ from pathlib import Path
 from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.recipe import Store as StoreSettings
-from enginepress.recipe_file import absolute_file_url, load_recipe
+from enginepress.recipe_file import absolute_file_url, is_recipe_file, load_recipe
 from enginepress.steps.stored_recipe import stored_recipe
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
@@ -44,7 +44,7 @@ def named_target(text: str) -> Target:
         RecipeError: for a file that is no recipe.
         StoreError: for a place that is neither a store nor a model in one.
     """
-    if "://" not in text and not Path(text).is_dir():
+    if is_recipe_file(text):
         recipe = load_recipe(Path(text), need_reference=False)
         return Target([open_store(s) for s in recipe.stores], [recipe.name], recipe)
     url = store_url(text)

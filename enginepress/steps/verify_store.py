@@ -6,17 +6,13 @@ for what is wrong with a store: it is a finding, and the rest is looked at all t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from enginepress.errors import EnginepressError, RepositoryError, SignatureError, StoreError
-from enginepress.files import hash_file
-from enginepress.manifest import Manifest
-from enginepress.repository.place import unplaced_files
+from enginepress.errors import EnginepressError, SignatureError, StoreError
 from enginepress.signing import Trust
+from enginepress.steps.readers_view import view_troubles
 from enginepress.steps.signing import SignatureState, signature_state
 from enginepress.stores.store import Progress, Store
 
@@ -184,34 +180,10 @@ def _channel(store: Store, model: str, channel: str, number: int, numbers: list[
         store.history(model, channel)
     except EnginepressError as error:
         yield Trouble("channel", store.url, f"{where}, its history", str(error), error.fix)
-    followed = store.channel_path(model, channel)
-    repository = store.repository(model, number) if number in whole else None
-    if followed is not None and repository is not None:
+    if number in whole:
         fix = f"make it anew: `enginepress promote … {number} --channel {channel}`"
-        for problem in _activation(Path(os.path.realpath(followed)), repository, store.manifest(model, number)):
+        for problem in view_troubles(store, model, channel, number):
             yield Trouble("channel", store.url, where, problem, fix)
-
-
-def _activation(activation: Path, repository: Path, manifest: Manifest) -> Iterator[str]:
-    """Where what readers of a channel see is not the release."""
-    digests = {entry.path: entry.sha256 for entry in manifest.files}
-    try:
-        seen, wanted = unplaced_files(activation), unplaced_files(repository)
-        for path in sorted({*seen.written, *seen.linked} ^ {*wanted.written, *wanted.linked}):
-            yield f"{path} {'does not belong to the release' if path in seen.written or path in seen.linked else 'is missing'}"
-        for path, text in sorted(wanted.written.items()):
-            if seen.written.get(path, text) != text:
-                yield f"{path} is not that of the release"
-        for path, source in sorted(wanted.linked.items()):
-            shown = seen.linked.get(path)
-            if shown is None or os.path.samefile(shown, source):
-                continue
-            if hash_file(shown) != digests[source.relative_to(repository).as_posix()]:
-                yield f"{path} is not that of the release"
-    except RepositoryError as error:
-        yield f"what its readers see is no repository: {error}"
-    except OSError as error:
-        yield f"what its readers see cannot be read: {error}"
 
 
 # Findings -------------------------------------------------------------------------------------------------------------

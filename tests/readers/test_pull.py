@@ -187,6 +187,14 @@ def test_a_channel_that_is_not_there_is_named_with_those_that_are(store: FileSto
 
 
 @pytest.mark.root
+def test_a_model_or_store_that_is_not_there_is_named_as_such(store: FileStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no model 'toi'") as caught:
+        wanted_release(store, "toi", "production")
+    assert caught.value.fix == "there are: toy"
+    with pytest.raises(StoreError, match="holds no models"):
+        wanted_release(FileStore(tmp_path / "nowhere"), "toy", "production")
+
+
 def test_a_disk_without_room_is_told_before_anything_is_fetched_and_kept_releases_give_way(tmp_path: Path) -> None:
     """On a tmpfs that holds two releases and not three."""
     store = FileStore(tmp_path / "store")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,24 @@ import pytest
 from enginepress.errors import EnginepressError, RegistryError, StoreError
 from enginepress.mlflow_access import session
 from enginepress.recipe import Registry
+from enginepress.recipe import Store as StoreSettings
 from enginepress.registry_entries import BEFORE
-from enginepress.repository.place import content_digest_of
+from enginepress.repository.place import content_digest_of, place
 from enginepress.signing import RECORD, Trust
-from enginepress.steps.backup import CATALOGUE, backup
-from enginepress.steps.promote import activate
+from enginepress.steps.backup import backup, copy_release
+from enginepress.steps.catalogue import CATALOGUE
+from enginepress.steps.promote import activate, move_channel
+from enginepress.steps.prune import Policy, plan_prune
 from enginepress.steps.restore import restore
 from enginepress.steps.signing import key_from_files, require_signature, sign_release, trust_from_files
 from enginepress.steps.verify_store import verify_store
 from enginepress.stores.filesystem import FileStore
+from enginepress.stores.store import Allotment
 from enginepress.workspace import Workspace
 from tests.registry.conftest import empty_database  # noqa: F401
+from tests.repository import samples
 from tests.run.recipes import enginepress
-from tests.stores.parts import MODEL, key, make_source, publish
+from tests.stores.parts import MODEL, key, make_source, manifest, publish
 from tests.trust.keys import KeyPair
 from tests.trust.site import Site, make_site, publish_release, registered
 
@@ -150,6 +156,58 @@ def test_releases_that_the_store_removed_stay_in_the_backup_are_not_restored_and
     (done,) = backup(site.store, kept, workspace=workspace, prune=True)
     assert (done.removed, kept.numbers(MODEL)) == ([1, 3], [2])
     restore(kept, FileStore(fresh.root.with_name("again")), workspace=workspace, registry=None)
+
+
+def test_until_a_backup_that_failed_half_way_is_run_again_the_complete_one_before_is_restored(
+    site: Site, kept: FileStore, fresh: FileStore, workspace: Workspace, tmp_path: Path
+) -> None:
+    backup(site.store, kept, workspace=workspace)
+    publish_release(site.store, site.recipe, tmp_path / "four", b"four")
+    # As a backup leaves it that is killed just before its catalogue: the newest release has none.
+    copy_release(site.store, kept, site.store.manifest(MODEL, 4), workspace, primary=site.store.url, progress=None)
+    assert kept.read_record(MODEL, 4, CATALOGUE) is None
+    restore(kept, fresh, workspace=workspace, registry=None)
+    assert fresh.numbers(MODEL) == [1, 2, 3]
+    assert fresh.channels(MODEL) == {"candidate": 3, "production": 2}
+
+
+def test_models_behind_others_carry_the_number_of_the_release_in_a_restored_channel(
+    kept: FileStore, fresh: FileStore, workspace: Workspace, tmp_path: Path
+) -> None:
+    store = FileStore(tmp_path / "store")
+    source = samples.write(tmp_path / "source", samples.tensorrt_llm("0"))
+    store.publish(
+        MODEL,
+        place=lambda n: place(source, n, None),
+        describe=lambda n, files: replace(manifest(n, files, key("e")), content_digest=content_digest_of(source)),
+    )
+    activate(store, MODEL, "production", 1, who="ana", why="first")
+    backup(store, kept, workspace=workspace, registry=False)
+    restore(kept, fresh, workspace=workspace, registry=None)
+    seen = [sorted(os.listdir(s.channel_path(MODEL, "production"))) for s in (store, fresh)]
+    assert seen[0] == seen[1]
+    assert any(name.endswith(".r1") for name in seen[1])
+
+
+def test_a_store_that_is_not_there_is_no_backup_that_succeeded(kept: FileStore, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "not-mounted").mkdir()
+    with pytest.raises(StoreError, match="holds no models"):
+        backup(FileStore(tmp_path / "not-mounted"), kept, workspace=workspace)
+
+
+def test_channels_of_a_backup_are_not_moved_and_nothing_in_it_is_pruned(
+    site: Site, kept: FileStore, workspace: Workspace
+) -> None:
+    backup(site.store, kept, workspace=workspace)
+    recipe = site.recipe.model_copy(update={"stores": [StoreSettings(url=kept.url)]})
+    with pytest.raises(StoreError, match="is the backup of"):
+        move_channel(recipe, "production", 3, who="ana", why="", default_uri="")
+    with pytest.raises(StoreError, match=r"is the backup of .*--prune"):
+        plan_prune([kept], MODEL, Policy(younger_than=1.0, grace=0.0))
+    assert kept.channels(MODEL) == {}
+    # Made a store of its own on purpose, it is one.
+    kept.allot(MODEL, Allotment(None, 3))
+    plan_prune([kept], MODEL, Policy(younger_than=1.0, grace=0.0))
 
 
 def test_named_models_alone_are_backed_up(site: Site, kept: FileStore, workspace: Workspace) -> None:

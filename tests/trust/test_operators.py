@@ -23,6 +23,7 @@ from enginepress.steps.overview import moves, overview
 from enginepress.steps.promote import activate, move_channel, roll_back
 from enginepress.steps.register import register_release
 from enginepress.steps.signing import key_from_files, sign_release, sign_where_wanted, signing_key
+from enginepress.steps.verify_store import verify_store
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
@@ -224,6 +225,16 @@ def test_a_channel_that_dangles_is_mended_by_the_command_that_its_message_names(
     assert "enginepress promote … 2 --channel production" in str(caught.value.fix)
     move(place.recipe, "production", 2)
     assert store.channel(MODEL, "production") == 2
+
+
+def test_an_activation_that_was_edited_is_made_anew_by_the_command_that_verify_names(place: Place) -> None:
+    store = place.stores[0]
+    config = store.channel_path(MODEL, "production") / MODEL / "config.pbtxt"
+    config.write_text(config.read_text() + "max_batch_size: 3\n")
+    (trouble,) = verify_store(store, deep=False).troubles
+    assert trouble.fix == "make it anew: `enginepress promote … 2 --channel production`"
+    move(place.recipe, "production", 2)
+    assert verify_store(store, deep=False).troubles == []
 
 
 # doctor ---------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 
 from enginepress.errors import SignatureError, StoreError
 from enginepress.signing import RECORD
-from enginepress.steps.backup import CATALOGUE, backup
+from enginepress.steps.backup import backup
+from enginepress.steps.catalogue import CATALOGUE
 from enginepress.steps.restore import restore
 from enginepress.steps.signing import key_from_files, require_signature, sign_release, trust_from_files
 from enginepress.steps.verify_store import verify_store

@@ -169,6 +169,14 @@ def test_the_command_ends_with_1_and_says_what_is_wrong_and_what_to_do(store: Fi
     assert data[0]["troubles"][0]["kind"] == "damaged"
 
 
+@pytest.mark.parametrize("command", ["verify", "prune", "releases"])
+def test_a_path_of_a_store_that_is_not_there_is_not_taken_for_a_recipe(command: str, tmp_path: Path) -> None:
+    done = enginepress(command, tmp_path / "store" / "tinny")
+    assert done.returncode == 1, done.stderr
+    assert "recipe file" not in done.stderr.partition("next:")[0]
+    assert "/store" in done.stderr
+
+
 @pytest.mark.parametrize("target", ["nothing-here.yaml", "file:///nowhere/at/all"])
 def test_a_target_that_is_nothing_is_refused_in_words(target: str) -> None:
     done = enginepress("verify", target)
