@@ -254,6 +254,10 @@ def newest_ns(folder: Path) -> int:
 def explain_os_error(error: OSError, doing: str, kind: type[EnginepressError], *, where: str | None = None) -> EnginepressError:
     """An OSError in the words of the person who has to mend it."""
     fixes = {
+        errno.EEXIST: "something that is no folder stands there: name another place",
+        errno.ENOTDIR: "something that is no folder stands in the way: name another place",
+        errno.ENOENT: "nothing can be made there, or it is gone: look at the place, or name another one",
+        errno.ENAMETOOLONG: "name a shorter path",
         errno.ENOSPC: "free some space, or name another place",
         errno.EDQUOT: "the quota is used up: free some space, or name another place",
         errno.EACCES: "give the user that runs enginepress the right to write there, or name another place",

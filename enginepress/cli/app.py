@@ -87,6 +87,14 @@ def run_app(command: click.Command) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except (ImportError, OSError) as error:
+        from enginepress.unexplained import explain
+
+        explained = explain(error)
+        if explained is None:
+            raise
+        _print_error(explained)
+        sys.exit(explained.exit_status)
 
 
 def _print_error(error: EnginepressError) -> None:

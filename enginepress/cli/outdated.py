@@ -43,6 +43,7 @@ def outdated(recipes: tuple[Path, ...], workspace: str, as_json: bool) -> None:
         Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(table)
     failed = [s for s in states if s.status == "failed"]
     for s in failed:
-        click.echo(f"{s.recipe}: {s.error}" + (f"\n  next: {s.fix}" if s.fix else ""), err=True)
+        told = s.error if s.error.startswith(f"{s.recipe}: ") else f"{s.recipe}: {s.error}"
+        click.echo(told + (f"\n  next: {s.fix}" if s.fix else ""), err=True)
     if failed:
         sys.exit(1)

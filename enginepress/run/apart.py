@@ -34,6 +34,7 @@ from enginepress.recipe import Recipe
 from enginepress.recipe_file import check_secrets, recipe_from_json, travelling_json
 from enginepress.run.local import Follow, RunResult, run_recipe
 from enginepress.steps.job import Plan
+from enginepress.unexplained import explain
 from enginepress.workspace import Workspace
 
 GRACE_SECONDS = 10.0
@@ -175,6 +176,10 @@ def main() -> NoReturn:
         say(error=error.to_json())
         sys.exit(error.exit_status)
     except Exception as error:
+        explained = explain(error)
+        if explained is not None:
+            say(error=explained.to_json())
+            sys.exit(explained.exit_status)
         traceback.print_exc()
         say(error={"type": "bug", "message": f"{type(error).__name__}: {error}", "fix": "please report it"})
         sys.exit(1)

@@ -99,7 +99,12 @@ def parse_cron(text: str) -> Cron:
             fix=f'put the second before it: --cron "0 {written}"',
         )
     if len(words) != 6:
-        raise UsageError(f"has {len([w for w in words if w])} fields; Kubeflow's cron has 6: {', '.join(NAMES)}", where=where)
+        count = len([w for w in words if w])
+        raise UsageError(
+            f"has {count} field{'s' if count != 1 else ''}; Kubeflow's cron has 6: {', '.join(NAMES)}",
+            where=where,
+            fix='write six, as "0 */15 * * * *" for every 15 minutes, or one of ' + ", ".join(SHORT),
+        )
     fields = tuple(_field(word, number) for number, word in enumerate(words))
     cron = Cron(written, fields, not any(_star(words[n]) for n in (3, 5)))
     _check_pace(cron)

@@ -76,9 +76,11 @@ class Pass:
         return {outcome: count for outcome, count in found.items() if count}
 
     def summary(self) -> str:
+        if not self.recipes:
+            return f"no recipes there: name recipe files, or folders that hold some ({self.seconds:.1f} s)"
         counted = ", ".join(f"{count} {outcome}" for outcome, count in self.counts().items())
         total = "1 recipe" if len(self.recipes) == 1 else f"{len(self.recipes)} recipes"
-        return f"{total}: {counted or 'none'} ({self.seconds:.1f} s)"
+        return f"{total}: {counted} ({self.seconds:.1f} s)"
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -33,6 +33,7 @@ from enginepress.steps.outstanding import outstanding
 from enginepress.steps.resolve import plan_for
 from enginepress.steps.verify import check_reference
 from enginepress.stores.open import open_store
+from enginepress.unexplained import explain
 from enginepress.workspace import Workspace
 
 CHANNEL = "candidate"
@@ -149,7 +150,8 @@ class _Comparison:
             return Change(str(path), name, uri, "failed", error=error.to_json())
         except Exception as error:  # a bug that one recipe meets must not keep the others from being built
             bug = {"type": "bug", "message": f"{type(error).__name__}: {error}", "where": str(path), "fix": "please report it"}
-            return Change(str(path), name, uri, "failed", error=bug)
+            explained = explain(error)
+            return Change(str(path), name, uri, "failed", error=explained.to_json() if explained else bug)
 
     def _compared(self, path: Path, written: Recipe) -> Change:
         check_secrets(written)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from enginepress.errors import StoreError
+from enginepress.errors import StoreError, UsageError
 from enginepress.manifest import Manifest
 from enginepress.recipe import Recipe
 from enginepress.recipe import Store as StoreSettings
@@ -20,10 +20,18 @@ def stored_recipe(url: str) -> Recipe:
     """The recipe of the newest release of STORE/MODEL, with that store as its primary.
 
     Raises:
+        UsageError: if it is no STORE/MODEL.
         StoreError: if the store holds no such model.
     """
     base, _, model = absolute_file_url(url.rstrip("/"), Path.cwd()).rpartition("/")
-    store = open_store(StoreSettings(url=base))
+    try:
+        store = open_store(StoreSettings(url=base))
+    except ValidationError:
+        raise UsageError(
+            "is neither a recipe file nor STORE/MODEL",
+            where=url,
+            fix="name a recipe, or a model in a store, as file:///srv/models/tiny-llama or s3://bucket/folder/tiny-llama",
+        ) from None
     numbers = store.numbers(model)
     if not numbers:
         models = store.models()
