@@ -112,7 +112,9 @@ def _refusal(response: Mapping[str, Any], where: str, words: Words) -> Exception
     if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
         return words.kind(f"the credentials have expired ({code})", where=where, fix="log in again, then run again")
     if code == "NoSuchBucket":
-        return words.kind("there is no such bucket", where=where, fix=f"check {words.address} and {words.fields}.endpoint")
+        return words.kind(
+            "there is no such bucket", where=where, fix=f"check {words.address} and {words.fields}.endpoint (or AWS_ENDPOINT_URL)"
+        )
     if code == "NoSuchVersion":
         return words.kind(
             "this version of the object is not kept any more",
@@ -127,7 +129,7 @@ def _refusal(response: Mapping[str, Any], where: str, words: Words) -> Exception
         return words.kind("the server forbids it (403)", where=where, fix=words.credentials)
     if status == 404:
         return words.kind("is not there", where=where, fix=f"check {words.address}; it may have been removed meanwhile")
-    fix = f"check {words.fields}.endpoint, {words.fields}.region and {words.fields}.path_style"
+    fix = f"check {words.fields}.endpoint (or AWS_ENDPOINT_URL), region and path_style there, and the credentials"
     return words.kind(f"the server refuses it with status {status} {code}".rstrip(), where=where, fix=fix)
 
 

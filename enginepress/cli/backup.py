@@ -16,12 +16,22 @@ from enginepress.cli.options import json_option, open_workspace, workspace_optio
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--no-registry", is_flag=True, help="Leave out what people wrote into MLflow: tags, descriptions, aliases.")
 @click.option("--prune", is_flag=True, help="Remove releases from the backup that the store has no more.")
+@click.option("--single-writer", is_flag=True, help="Nobody else writes to TARGET at the same time: for S3 servers that need it.")
 @workspace_option
 @json_option
 def backup(
-    store: str, target: str, models: tuple[str, ...], no_registry: bool, prune: bool, workspace: str, as_json: bool
+    store: str,
+    target: str,
+    models: tuple[str, ...],
+    no_registry: bool,
+    prune: bool,
+    single_writer: bool,
+    workspace: str,
+    as_json: bool,
 ) -> None:
     """Bring the backup of STORE in TARGET up to date: all models, or those named.
+
+    STORE may be a recipe file: its primary store, with the endpoint that it has there.
 
     What is there is not copied again, and a backup that was killed is gone on with. TARGET holds nothing else. Look at it with
     `enginepress verify TARGET --deep`.
@@ -31,7 +41,7 @@ def backup(
     from enginepress.steps.target import named_store
     from enginepress.steps.verify_store import store_bytes
 
-    source, kept = named_store(store), named_store(target)
+    source, kept = named_store(store), named_store(target, single_writer=single_writer)
     chosen = list(models) or None
     with bytes_bar("backup", total=partial(store_bytes, source, chosen), shown=not as_json) as bar:
         done = back_up(

@@ -16,6 +16,7 @@ from enginepress.cli.options import json_option, open_workspace, workspace_optio
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--tracking-uri", help="The MLflow to register in. Default: where the releases were registered.")
 @click.option("--no-registry", is_flag=True, help="Leave MLflow alone; `enginepress doctor RECIPE --repair` registers later.")
+@click.option("--single-writer", is_flag=True, help="Nobody else writes to STORE at the same time: for S3 servers that need it.")
 @workspace_option
 @json_option
 def restore(
@@ -24,10 +25,13 @@ def restore(
     models: tuple[str, ...],
     tracking_uri: str | None,
     no_registry: bool,
+    single_writer: bool,
     workspace: str,
     as_json: bool,
 ) -> None:
     """Restore BACKUP into an empty STORE and an MLflow without these models: all, or those named.
+
+    STORE may be a recipe file, too: its primary store.
 
     Numbers, manifests, signatures, channels and their histories are as they were. A restore that was killed is gone on with.
     """
@@ -38,7 +42,7 @@ def restore(
     from enginepress.steps.target import named_store
     from enginepress.steps.verify_store import store_bytes
 
-    kept, target = named_store(backup), named_store(store)
+    kept, target = named_store(backup), named_store(store, single_writer=single_writer)
     chosen = list(models) or None
     registry = None if no_registry else Registry(tracking_uri=absolute_sqlite(tracking_uri) if tracking_uri else None)
     with bytes_bar("restore", total=partial(store_bytes, kept, chosen), shown=not as_json) as bar:

@@ -31,7 +31,7 @@ from enginepress.steps.catalogue import CATALOGUE, FORMAT
 from enginepress.steps.promote import operator
 from enginepress.steps.register import RECORD as REGISTRATION
 from enginepress.steps.release_folder import release_folder
-from enginepress.steps.stored_recipe import stored_recipe
+from enginepress.steps.stored_recipe import recipe_in
 from enginepress.stores.history import Move
 from enginepress.stores.store import Progress, Store
 from enginepress.workspace import Workspace
@@ -165,7 +165,7 @@ def _registry_entries(store: Store, model: str) -> dict[str, Any] | None:
     """None if no release was ever registered."""
     if not any(store.read_record(model, number, REGISTRATION) for number in store.numbers(model)):
         return None
-    settings = stored_recipe(f"{store.url}/{model}").registry
+    settings = recipe_in(store, model).registry
     if settings.tracking_uri is None:
         return None
     entries = read_entries(settings, settings.tracking_uri, model)
@@ -236,6 +236,13 @@ def _folder(store: Store, model: str, number: int, workspace: Workspace) -> Iter
     """The release as a folder; a copy that had to be fetched is removed at the end."""
     own = store.repository(model, number)
     if own is not None:
+        # Names, sizes and links; bytes are hashed while they are copied.
+        if different := store.verify(model, number, contents=False):
+            raise StoreError(
+                f"release {number} of {model} is damaged: {different[0]}",
+                where=store.location(model, number),
+                fix="restore it from another store or a backup, or remove it with `enginepress prune` if nobody needs it",
+            )
         yield own
         return
     fetched = release_folder(store, model, number, workspace)

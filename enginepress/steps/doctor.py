@@ -103,8 +103,17 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
     what = f"registry {recipe.registry.tracking_uri or uri}"
     try:
         registry = MlflowRegistry(recipe.registry, default_uri=uri)
-        known = {v.release for v in registry.describe(recipe.name)}
-        for number in whole_releases(store, recipe.name):
+        digests = {n: store.manifest(recipe.name, n).digest for n in whole_releases(store, recipe.name)}
+        versions = registry.describe(recipe.name)
+        # A version of another release with the same number, of a store that is gone, stands for nothing here.
+        known = {v.release for v in versions if v.manifest_digest == digests.get(v.release, v.manifest_digest)}
+        for version in versions:
+            if version.manifest_digest != digests.get(version.release, version.manifest_digest):
+                message = f"version {version.model_version} of {recipe.name} stands for another release {version.release}"
+                yield Finding(
+                    "warning", what, message, "delete that version in MLflow, if the release is from a store that is gone"
+                )
+        for number in digests:
             recorded = store.read_record(recipe.name, number, RECORD) is not None
             if number in known and recorded:
                 continue

@@ -50,10 +50,15 @@ def trust_from_files(public_key: Path | None, certificates: Path | None) -> Trus
     """For commands: a key or certificates in files. Naming one means that signatures are required."""
     if public_key is not None and certificates is not None:
         raise UsageError("signatures are checked with a public key or with certificates, not both")
-    if public_key is not None:
-        return Trust(public_key=read_public_pem(public_key, "public_key"))
-    if certificates is not None:
-        return Trust(certificates=read_public_pem(certificates, "trusted_certificates"))
+    try:
+        if public_key is not None:
+            return Trust(public_key=read_public_pem(public_key, "public_key"))
+        if certificates is not None:
+            return Trust(certificates=read_public_pem(certificates, "trusted_certificates"))
+    except RecipeError as error:  # it was no recipe that named the file
+        raise UsageError(
+            error.message, where=error.where, fix="name a file with a public key or with certificates, PEM"
+        ) from None
     return None
 
 

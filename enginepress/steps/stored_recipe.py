@@ -19,6 +19,9 @@ from enginepress.stores.store import Store
 def stored_recipe(url: str) -> Recipe:
     """The recipe of the newest release of STORE/MODEL, with that store as its primary.
 
+    The recipe's other stores are meant, too, if it names this one. A copy, or a store that was restored elsewhere, stands for
+    itself: whoever tries something there must not move the channels of the store that is in use.
+
     Raises:
         UsageError: if it is no STORE/MODEL.
         StoreError: if the store holds no such model.
@@ -32,6 +35,12 @@ def stored_recipe(url: str) -> Recipe:
             where=url,
             fix="name a recipe, or a model in a store, as file:///srv/models/tiny-llama or s3://bucket/folder/tiny-llama",
         ) from None
+    return recipe_in(store, model)
+
+
+def recipe_in(store: Store, model: str) -> Recipe:
+    """As `stored_recipe`, of a store that is open already."""
+    base = store.url
     numbers = store.numbers(model)
     if not numbers:
         models = store.models()
@@ -42,8 +51,9 @@ def stored_recipe(url: str) -> Recipe:
         recipe = Recipe.model_validate(newest.recipe)
     except ValidationError as error:
         raise StoreError(f"release {newest.release} holds a recipe that this version cannot read: {error}", where=base) from None
-    settings = next((s for s in recipe.stores if s.url == base), StoreSettings(url=base))
-    others = [s for s in recipe.stores if s.url != base]
+    named = next((s for s in recipe.stores if s.url == base), None)
+    settings = named or StoreSettings(url=base)
+    others = [s for s in recipe.stores if s.url != base] if named else []
     registry = recipe.registry
     record = store.read_record(model, newest.release, RECORD)
     if registry.tracking_uri is None and record is not None:

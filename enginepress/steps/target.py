@@ -28,9 +28,19 @@ class Target:
     recipe: Recipe | None = None
 
 
-def named_store(text: str) -> Store:
-    """A store by its URL, or by the path of its folder."""
-    return open_store(StoreSettings(url=store_url(text)))
+def named_store(text: str, *, single_writer: bool = False) -> Store:
+    """A store by its URL, by the path of its folder, or by a recipe file: its primary store, with the settings that it has there.
+
+    Args:
+        single_writer: the operator vouches that nobody else writes to it at the same time.
+    """
+    if "://" not in text and Path(text).is_file():
+        settings = load_recipe(Path(text), need_reference=False).stores[0]
+    else:
+        settings = StoreSettings(url=store_url(text))
+    if single_writer and settings.url.startswith("s3://"):
+        settings = settings.model_copy(update={"single_writer": True})
+    return open_store(settings)
 
 
 def store_url(text: str) -> str:

@@ -58,11 +58,13 @@ def current(folder: ModelFolder, channel: str) -> Activation | None:
             target = os.readlink(link)
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except OSError:
             if not os.path.lexists(link) or os.path.islink(link):
                 raise
             raise StoreError(
-                "is not a channel: a symbolic link belongs there", where=str(link), fix=f"move it away ({error})"
+                "is not a channel: a symbolic link belongs there",
+                where=str(link),
+                fix=f"move it away and point the channel anew: `enginepress promote … --channel {channel}`",
             ) from None
     found = _parse(os.path.basename(target))
     if found is None or found.channel != channel or target != f"../activations/{found.name}":

@@ -90,6 +90,7 @@ class FileStore(Store):
         source = self._folder(model).repository(number)
         with store_errors("reading a release", where=source):
             for entry in keep_whole(manifest, target, progress):
+                self._folder(model).check_real(source / entry.path)
                 path, copy = contained_path(target, entry.path), target / PARTIAL / entry.sha256
                 resume_copy(source / entry.path, entry, copy, progress=progress)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from enginepress.steps.promote import activate, move_channel
 from enginepress.steps.prune import Policy, plan_prune
 from enginepress.steps.restore import restore
 from enginepress.steps.signing import key_from_files, require_signature, sign_release, trust_from_files
+from enginepress.steps.stored_recipe import stored_recipe
 from enginepress.steps.verify_store import verify_store
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.store import Allotment
@@ -193,6 +194,19 @@ def test_a_store_that_is_not_there_is_no_backup_that_succeeded(kept: FileStore, 
     (tmp_path / "not-mounted").mkdir()
     with pytest.raises(StoreError, match="holds no models"):
         backup(FileStore(tmp_path / "not-mounted"), kept, workspace=workspace)
+
+
+def test_a_file_that_was_replaced_by_a_link_is_not_followed_out_of_the_store(
+    site: Site, kept: FileStore, workspace: Workspace, tmp_path: Path
+) -> None:
+    path = site.store.root / MODEL / "releases/2/repository/tiny/2/engine/part0.bin"
+    path.parent.chmod(0o755)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"release 2 of tiny is damaged: .*is a symbolic link"):
+        backup(site.store, kept, workspace=workspace)
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        site.store.fetch(MODEL, 2, tmp_path / "fetched")
 
 
 def test_channels_of_a_backup_are_not_moved_and_nothing_in_it_is_pruned(
@@ -392,6 +406,17 @@ def test_the_commands_say_what_they_did(tmp_path: Path, site: Site) -> None:
     bad = enginepress("restore", tmp_path / "nothing", tmp_path / "more", *work)
     assert bad.returncode == 1
     assert "holds no backup" in bad.stderr
+
+
+def test_a_store_that_lies_elsewhere_than_its_recipe_says_stands_for_itself(
+    site: Site, kept: FileStore, fresh: FileStore, workspace: Workspace
+) -> None:
+    backup(site.store, kept, workspace=workspace)
+    restore(kept, fresh, workspace=workspace, registry=None)
+    assert [s.url for s in stored_recipe(f"{fresh.url}/{MODEL}").stores] == [fresh.url]
+    done = enginepress("promote", f"{fresh.root}/{MODEL}", "3", "--channel", "production", "-w", workspace.root)
+    assert fresh.channels(MODEL)["production"] == 3, done.stderr
+    assert site.store.channels(MODEL)["production"] == 2
 
 
 def test_an_error_is_an_enginepress_error(kept: FileStore, fresh: FileStore, workspace: Workspace) -> None:

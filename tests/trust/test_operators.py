@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +289,32 @@ def test_doctor_names_releases_that_differ_and_things_that_lie_about(place: Plac
     said = [message for _, _, message in findings(place)]
     assert "release 1 is another one than that of the primary store" in said
     assert any("notes.txt" in message for message in said)
+
+
+def test_a_version_of_another_release_with_the_same_number_does_not_count_as_registered(
+    place: Place,
+    tmp_path: Path,
+    empty_database: Path,  # noqa: F811
+) -> None:
+    """A store was lost and made anew; MLflow still has the versions of the old one."""
+    shutil.copy(empty_database, place.folder / "mlflow.db")
+    uri = f"sqlite:///{place.folder}/mlflow.db"
+    old = make_site(tmp_path / "old", releases=4)
+    here = place.write(registry={"tracking_uri": uri})
+    other = replace(old.store.manifest(MODEL, 2), created="2020-01-01T00:00:00Z")
+    path = old.store.root / MODEL / "releases/2/manifest.json"
+    path.chmod(0o644)
+    path.write_text(other.to_text())
+    register_release(here, old.store, 2, default_uri=uri)
+    place.stores[0].write_record(MODEL, 2, "registration", {"stores": [], "tracking_uri": uri, "model_version": 1})
+
+    def found(*more: str) -> list[str]:
+        done = enginepress("doctor", place.file, "-w", tmp_path / "w", "--json", *more)
+        return [f["message"] for f in json.loads(done.stdout) if f["what"].startswith("registry")]
+
+    assert {"version 1 of tiny stands for another release 2", "release 2 is not registered"} <= set(found())
+    assert "release 2 registered" in found("--repair")
+    assert "release 2 is not registered" not in found()
 
 
 def test_an_alias_that_could_not_be_moved_is_moved_by_doctor(

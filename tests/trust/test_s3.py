@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from enginepress.errors import SignatureError, StoreError
 from enginepress.signing import RECORD
@@ -15,12 +16,15 @@ from enginepress.steps.backup import backup
 from enginepress.steps.catalogue import CATALOGUE
 from enginepress.steps.restore import restore
 from enginepress.steps.signing import key_from_files, require_signature, sign_release, trust_from_files
+from enginepress.steps.target import named_store
 from enginepress.steps.verify_store import verify_store
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.history import Move
 from enginepress.stores.s3 import S3Store
+from enginepress.stores.s3.client import Unmet, _outcome
 from enginepress.stores.store import Store
 from enginepress.workspace import Workspace
+from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
 from tests.stores.parts import MODEL, make_source
 from tests.stores.s3.stores import a_store, keys, promote, publish
@@ -101,6 +105,40 @@ def test_a_store_on_s3_comes_back_on_s3(tmp_path: Path, server: S3Server, on_s3:
     assert release.release == 3, "a number is not given again, after a restore either"
     with pytest.raises(StoreError, match="follows the store"):
         publish(kept, tmp_path / "three", "c" * 64)
+
+
+def test_the_commands_take_endpoint_and_settings_from_a_recipe(
+    tmp_path: Path, server: S3Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two S3 servers, or one that is named in a recipe only; and a target for which nobody else's writes are to be feared."""
+    endpoint = server.environment["AWS_ENDPOINT_URL"]
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    site = make_site(tmp_path / "site", named="http://127.0.0.1:9")
+    kept = FileStore(tmp_path / "kept")
+    backup(site.store, kept, workspace=workspace, registry=False)
+    fields = {"name": MODEL, "source": "file:///any", "stores": [{"url": "s3://bucket/own", "endpoint": endpoint}]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(fields))
+    done = enginepress("restore", kept.root, recipe, "--no-registry", "--single-writer", "-w", workspace.root)
+    assert done.returncode == 0, done.stderr
+    assert "3 releases restored" in done.stdout
+    done = enginepress("backup", recipe, tmp_path / "again", "-w", workspace.root)
+    assert done.returncode == 0, done.stderr
+    assert FileStore(tmp_path / "again").numbers(MODEL) == [1, 2, 3]
+    opened = named_store(str(recipe), single_writer=True)
+    assert isinstance(opened, S3Store)
+    assert (opened.settings.server.endpoint, opened.settings.single_writer) == (endpoint, True)
+
+
+def test_an_answer_that_makes_no_sense_is_an_error_in_words() -> None:
+    """Swift answers 412 to a request without credentials; nothing was conditional."""
+    from botocore.exceptions import ClientError
+
+    answer: Any = {"Error": {"Code": "412"}, "ResponseMetadata": {"HTTPStatusCode": 412, "HTTPHeaders": {}}}
+    error = _outcome(ClientError(answer, "ListObjectsV2"), "s3://bucket/own", conditional=False)
+    assert isinstance(error, StoreError)
+    assert "credentials" in str(error.fix)
+    assert isinstance(_outcome(ClientError(answer, "PutObject"), "s3://bucket/own", conditional=True), Unmet)
 
 
 def test_a_history_of_a_thousand_moves_comes_back(server: S3Server, on_s3: S3Store, workspace: Workspace) -> None:

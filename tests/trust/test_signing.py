@@ -236,8 +236,15 @@ def test_keys_that_the_format_does_not_have_are_refused_on_both_sides(store: Fil
 
 
 def test_a_private_key_in_place_of_a_public_one_is_refused_before_it_travels(pair: KeyPair) -> None:
-    with pytest.raises(RecipeError, match="holds a private key"):
+    with pytest.raises(UsageError, match="holds a private key"):
         trust_from_files(pair.private, None)
+
+
+def test_a_wrong_file_for_an_option_is_not_blamed_on_a_recipe(pair: KeyPair, tmp_path: Path) -> None:
+    for file in (pair.private, tmp_path / "nothing.pub"):
+        with pytest.raises(UsageError) as caught:
+            trust_from_files(file, None)
+        assert "recipe" not in str(caught.value.fix)
 
 
 def test_a_damaged_release_is_not_signed_by_an_operator(store: FileStore, pair: KeyPair) -> None:

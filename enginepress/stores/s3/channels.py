@@ -125,7 +125,8 @@ def move(
             "this server does not compare an object with what a writer expects (If-Match), so two operators who move a channel "
             "at the same time could overwrite each other unseen",
             where=url,
-            fix="if nobody else writes to this store at the same time, say `single_writer: true` beside its url in the recipe",
+            fix="if nobody else writes to this store at the same time, say `single_writer: true` beside its url in the recipe"
+            " (`enginepress backup` and `restore`: --single-writer)",
         )
     ours = f"{name}-{number}-{uuid.uuid4().hex[:8]}"
     while True:

@@ -326,8 +326,11 @@ def _outcome(error: Exception, where: str, *, conditional: bool) -> Exception:
         code = str(response.get("Error", {}).get("Code", ""))
         if status == 404 and code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
             return Unmet(code) if conditional and code != "NoSuchKey" else Missing(code)
-        if status == 412 or (status == 409 and code in ("ConditionalRequestConflict", "OperationAborted")):
+        lost = status == 409 and code in ("ConditionalRequestConflict", "OperationAborted")
+        if conditional and (status == 412 or lost):
             return Unmet(code)
+        if lost:
+            return Interrupted(f"it answers with status {status} {code}")
         if status == 501 or code == "NotImplemented":
             return Unsupported(code)
     return explained(error, where, WORDS)

@@ -123,7 +123,8 @@ def check_single_writer(site: Site) -> None:
         raise StoreError(
             f"this server {why}, so two publishers could get the same release number",
             where=site.url,
-            fix="if nobody else publishes to this store at the same time, say `single_writer: true` beside its url in the recipe",
+            fix="if nobody else publishes to this store at the same time, say `single_writer: true` beside its url in the recipe"
+            " (`enginepress backup` and `restore`: --single-writer)",
         )
 
 
