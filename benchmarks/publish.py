@@ -1,5 +1,5 @@
-"""Publishing to a file store: against `cp -a`, `sync -f` and `openssl dgst`, and against a cold `rsync -c`; unchanged files;
-stores with many releases; memory.
+"""Publishing to a file store: against `cp -a`, `sync -f` and `openssl dgst`, and against a cold `rsync -c --fsync`; unchanged
+files; stores with many releases; memory.
 
     python -m benchmarks.publish [--folder DIR] [--rounds N]
 
@@ -107,7 +107,7 @@ def compare(source: Path, scratch: Path, rounds: int, *, cold: bool) -> Sides:
     copied = (
         f"cp -a '{source}' '{target}' && sync -f '{target}' && find '{target}' -type f -print0 | xargs -0 openssl dgst -sha256"
     )
-    other = ["rsync", "-a", "-c", f"{source}/", f"{target}/"] if cold else ["sh", "-c", copied]
+    other = ["rsync", "-a", "-c", "--fsync", f"{source}/", f"{target}/"] if cold else ["sh", "-c", copied]
     commands = {"ours": [sys.executable, "-c", OURS, str(target), str(source)], "other": other}
     found: dict[str, list[float]] = {side: [] for side in commands}
     for number in range(rounds + 1):
@@ -291,7 +291,7 @@ def rows(folder: Path, rounds: int) -> list[tuple[str, ...]]:
             (
                 f"the same, {temperature}",
                 synced.text("ours"),
-                f"`rsync -c`, {temperature}: {synced.text('other')}",
+                f"`rsync -c --fsync`, {temperature}: {synced.text('other')}",
                 f"{synced.ratio('ours', 'other'):.2f}",
                 "at most 0.5",
             )

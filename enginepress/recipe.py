@@ -307,9 +307,10 @@ class Store(_Section):
         False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
     )
     ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
-    checksum: Literal["auto", "md5", "sha256", "crc32", "none"] = Field(
+    checksum: Literal["auto", "payload", "md5", "sha256", "crc32", "none"] = Field(
         "auto",
-        description="s3: digest that goes with every request. auto: the first of md5, sha256, crc32 that the server checks.",
+        description="s3: digest that goes with every request. payload: sha256, signed with it. "
+        "auto: the first of payload, md5, sha256, crc32 that the server checks.",
     )
     single_writer: bool = Field(
         False, description="s3: nobody else writes at the same time, so a server without atomic conditional writes will do."

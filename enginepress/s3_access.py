@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import enginepress
 from enginepress.errors import EnginepressError
 from enginepress.sources import Interrupted
 from enginepress.sources.transfer import public_address
@@ -138,11 +139,12 @@ _clients: dict[Any, Any] = {}
 _clients_lock = threading.Lock()
 
 
-def boto_client(settings: S3Settings, words: Words, *, sign_bodies: bool = True) -> Any:
+def boto_client(settings: S3Settings, words: Words, *, sign_bodies: bool | None = None) -> Any:
     """boto3's client, which may be used by many threads.
 
     Args:
-        sign_bodies: False where every body comes with a digest in a header that is signed: it need not be hashed once more.
+        sign_bodies: whether the sha256 of each body is signed with its request. False where every body comes with another
+            digest in a header that is signed; None: as boto3 does, which leaves it out over https.
 
     Raises:
         EnginepressError: of `words`, if boto3 is not installed.
@@ -161,6 +163,8 @@ def boto_client(settings: S3Settings, words: Words, *, sign_bodies: bool = True)
         if found is None:
             session = boto3.session.Session()
             config = Config(
+                # One that is given: botocore puts its own together anew for each request, from dozens of components.
+                user_agent=f"enginepress/{enginepress.__version__} boto3/{boto3.__version__} botocore/{botocore.__version__}",
                 signature_version="s3v4" if session.get_credentials() is not None else botocore.UNSIGNED,
                 connect_timeout=TIMEOUT_SECONDS,
                 read_timeout=TIMEOUT_SECONDS,
@@ -168,7 +172,7 @@ def boto_client(settings: S3Settings, words: Words, *, sign_bodies: bool = True)
                 max_pool_connections=64,
                 s3={
                     "addressing_style": "path" if settings.path_style or endpoint else "auto",
-                    **({} if sign_bodies else {"payload_signing_enabled": False}),
+                    **({} if sign_bodies is None else {"payload_signing_enabled": sign_bodies}),
                 },
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

@@ -112,6 +112,8 @@ def _copy(copy: Copy, stop: threading.Event, tell: Progress) -> FileEntry:
     digest = hashlib.sha256()
     size = started = 0
     with open(copy.source, "rb", buffering=0) as reader, open(copy.target, "xb", buffering=0) as writer:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the kernel reads twice as far ahead
         length = os.fstat(reader.fileno()).st_size
         buffer = memoryview(bytearray(max(1, min(BLOCK_BYTES, length))))
         while count := reader.readinto(buffer):

@@ -102,7 +102,7 @@ class S3Server(FaultyServer):
         self.page_size = 1000
         self.buckets: dict[str, Bucket] = {}
         self.quota: int | None = None
-        self.compares = {"content-md5", *_HASHES}
+        self.compares = {"x-amz-content-sha256", "content-md5", *_HASHES}
         self.conditions = True
         self.copies = True
         self.uploads: dict[str, Upload] = {}
@@ -446,7 +446,7 @@ def _received(headers: Mapping[str, str], raw: bytes, compares: Collection[str])
     trailers: dict[str, str] = {}
     if claimed.startswith("STREAMING-"):
         raw, trailers = _unchunked(raw)
-    elif claimed != "UNSIGNED-PAYLOAD" and claimed != hashlib.sha256(raw).hexdigest():
+    elif claimed != "UNSIGNED-PAYLOAD" and "x-amz-content-sha256" in compares and claimed != hashlib.sha256(raw).hexdigest():
         raise Refused("XAmzContentSHA256Mismatch", 400)
     md5 = headers.get("content-md5")
     if (

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from enginepress.errors import StoreError
 from enginepress.s3_access import S3Settings, Words, boto_client, explained, in_words
 from enginepress.sources import Interrupted
+from enginepress.stores.s3.digests import SIGNED
 
 WORDS = Words(StoreError, "stores", "the store's URL", "read and write it")
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -66,6 +67,7 @@ class StoreClient:
         self.bucket = bucket
         self.settings = settings
         self._pauses = pauses
+        self._botos: dict[bool | None, Any] = {}
 
     def where(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"
@@ -209,6 +211,21 @@ class StoreClient:
             for key in some:
                 self.delete(key)
 
+    @contextmanager
+    def damaging(self, key: str, body: bytes) -> Iterator[None]:
+        """Meanwhile what is put there arrives as `body`, as if something on the way had changed it after it was signed."""
+        boto = self._boto(True)
+
+        def damage(request: Any, **_: Any) -> None:
+            if request.url.endswith(key):
+                request.body = body
+
+        boto.meta.events.register("before-send.s3.PutObject", damage)
+        try:
+            yield
+        finally:
+            boto.meta.events.unregister("before-send.s3.PutObject", damage)
+
     # In parts ---------------------------------------------------------------------------------------------------------
 
     def begin(self, key: str, *, algorithm: str | None = None) -> str:
@@ -304,14 +321,21 @@ class StoreClient:
 
     def _once(self, operation: str, key: str, *, named: bool = True, **query: Any) -> Any:
         with in_words(self.where(key), WORDS):
-            digested = "Body" in query and bool(query.keys() & _DIGESTS)
-            boto = boto_client(self.settings, WORDS, sign_bodies=not digested)
+            signed = True if query.pop(SIGNED, None) else False if query.keys() & _DIGESTS else None
+            boto = self._boto(signed)
         if named:
             query["Key"] = key
         try:
             return getattr(boto, operation)(Bucket=self.bucket, **query)
         except Exception as error:
             raise _outcome(error, self.where(key), conditional=bool(query.keys() & _CONDITIONS)) from None
+
+    def _boto(self, signed: bool | None) -> Any:
+        """boto3's client, for who was asking when it was first needed."""
+        boto = self._botos.get(signed)
+        if boto is None:
+            boto = self._botos[signed] = boto_client(self.settings, WORDS, sign_bodies=signed)
+        return boto
 
 
 _DIGESTS = {"ContentMD5", "ChecksumSHA256", "ChecksumCRC32"}

@@ -1,4 +1,9 @@
-"""What goes with the bytes of a request so that the server can compare: Content-MD5, or a checksum header."""
+"""What goes with the bytes of a request so that the server can compare them.
+
+payload         their sha256, which is signed with the request (x-amz-content-sha256); processors do it quickly
+md5             Content-MD5, the oldest, which takes more time than all else that is done with the bytes
+sha256, crc32   checksum headers
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,9 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Literal
 
-DigestKind = Literal["md5", "sha256", "crc32", "none"]
+DigestKind = Literal["payload", "md5", "sha256", "crc32", "none"]
+SIGNED = "SignedPayload"
+"""Not a parameter of boto3's: `StoreClient` has the payload signed where it stands."""
 
 ALGORITHMS = {"sha256": "SHA256", "crc32": "CRC32"}
 _PARAMETERS = {"md5": "ContentMD5", "sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32"}
@@ -18,10 +25,12 @@ def digest_parameters(kind: DigestKind, data: bytes | bytearray | memoryview, *,
     """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5.
 
     Args:
-        md5: of the data, where it is known already: it takes longer than all else that is done with them.
+        md5: of the data, where it is known already.
     """
     if kind == "none":
         return {}
+    if kind == "payload":
+        return {SIGNED: "sha256"}
     if kind == "md5":
         raw = md5 or md5_of(data)
     elif kind == "sha256":

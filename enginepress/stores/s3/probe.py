@@ -1,6 +1,6 @@
 """What a server really does: S3-compatible servers differ, and answer 200 to conditions that they have not looked at.
 
-    <store>/server.json    {"format": 1, "endpoint": "…", "checksum": "auto", "asked": 1790000000, "guarantees": {…}}
+    <store>/server.json    {"format": 2, "endpoint": "…", "checksum": "auto", "asked": 1790000000, "guarantees": {…}}
 
 Asked before the first write, with a few small objects that are removed again, and then kept in the store for a month. What
 is asked: is a wrong digest refused; is `If-None-Match: *`, also when eight ask at the same time; is `If-Match`, with an ETag
@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from enginepress.errors import StoreError
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet, Unsupported
 from enginepress.stores.s3.digests import DigestKind, digest_parameters, md5_of
 
-FORMAT = 1
+FORMAT = 2
 KEPT_SECONDS = 30 * 24 * 3600.0
 WRITERS = 8
 ROUNDS = 5
@@ -65,7 +66,8 @@ class Guarantees:
         match = "channels: compared and set by the server"
         if self.match == "none":
             match = "channels: the server does not compare, so single_writer must be true"
-        digest = f"digests: a wrong {self.digest} is refused"
+        kind = "sha256 of the payload" if self.digest == "payload" else self.digest
+        digest = f"digests: a wrong {kind} is refused"
         if self.digest == "none":
             digest = "digests: not compared by the server, so every file is read back after it was sent"
         copies = "unchanged files: copied within the server" if self.copies else "unchanged files: sent again"
@@ -104,7 +106,7 @@ def ask_server(client: StoreClient, folder: str, checksum: str) -> Guarantees:
     data = b"what does this server guarantee?"
     try:
         etag = client.put(f"{folder}plain", data)
-        kinds: list[DigestKind] = ["md5", "sha256", "crc32"] if checksum == "auto" else [checksum]  # type: ignore[list-item]
+        kinds: list[DigestKind] = ["payload", "md5", "sha256", "crc32"] if checksum == "auto" else [checksum]  # type: ignore[list-item]
         digest = next((k for k in kinds if k != "none" and _refuses(client, f"{folder}digest", k)), "none")
         match = _match(client, f"{folder}match", data)
         copies, copy_match = _copies(client, f"{folder}plain", f"{folder}copy", etag)
@@ -127,7 +129,8 @@ def _refuses(client: StoreClient, key: str, kind: DigestKind) -> bool:
     """Whether a body that is not what its digest says is refused, and one that is so is taken."""
     try:
         client.put(key, b"right", digest=digest_parameters(kind, b"right"))
-        client.put(key, b"right", digest=digest_parameters(kind, b"wrong"))
+        with client.damaging(key, b"right") if kind == "payload" else nullcontext():
+            client.put(key, b"wrong" if kind == "payload" else b"right", digest=digest_parameters(kind, b"wrong"))
     except (StoreError, Unsupported):
         try:
             client.put(key, b"right", digest=digest_parameters(kind, b"right"))

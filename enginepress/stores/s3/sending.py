@@ -1,8 +1,8 @@
 """Sends the files of a repository: several at a time, large ones in parts, each byte hashed on its way out.
 
-Every request carries a digest of its body that the server compares. What the server has afterwards is compared once more by
-its ETag, where that is the MD5. What an earlier publisher sent of the same file is not sent again: parts and objects are
-kept if their ETags are those of our bytes, which are read and hashed in any case.
+Every request carries a digest of its body that the server compares. Where that is not the sha256 of the payload, what the
+server has afterwards is compared once more by its ETag, if that is the MD5. What an earlier publisher sent of the same file is
+not sent again: parts and objects are kept if their ETags are those of our bytes, which are read and hashed in any case.
 
 No object with wrong bytes ever appears: a small file is hashed before it is sent, the parts of a large one become an object
 only after the whole file has been hashed. Memory is bounded by `BUDGET_BYTES`, whatever the size of the files.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -110,6 +111,8 @@ class Sender:
         self._progress_lock = threading.Lock()
         self._stop = threading.Event()
         self._buffers = _Buffers(AT_ONCE, PART_BYTES)
+        # MD5 takes more time than all else. Where the server compares the sha256 of what arrives, nothing is won by it.
+        self._with_md5 = guarantees.digest != "payload"
 
     def send(self, items: Sequence[Item]) -> list[Sent]:
         """All files, the largest first.
@@ -161,20 +164,20 @@ class Sender:
             data = item.source if isinstance(item.source, bytes) else item.source.read_bytes()
             entry = FileEntry(item.path, len(data), hashlib.sha256(data).hexdigest())
             check_expected(item, entry)
-            md5 = md5_of(data)
             there = self._present.get(key)
-            if there is not None and self._guarantees.etag_md5 and (there.size, there.etag) == (len(data), md5.hex()):
+            md5 = md5_of(data) if there is not None or self._with_md5 else None
+            if there is not None and md5 and self._guarantees.etag_md5 and (there.size, there.etag) == (len(data), md5.hex()):
                 self._tell(len(data))
                 return Sent(entry, there.etag, 0)
             etag = self._client.put(key, data, digest=digest_parameters(self._guarantees.digest, data, md5=md5))
-            self._compare(key, etag, md5.hex())
+            self._compare(key, etag, md5)
         self._tell(len(data))
         return Sent(entry, etag, len(data))
 
-    def _compare(self, key: str, etag: str, wanted: str) -> None:
-        if self._guarantees.etag_md5 and etag != wanted:
+    def _compare(self, key: str, etag: str, md5: bytes | None) -> None:
+        if md5 is not None and self._guarantees.etag_md5 and etag != md5.hex():
             raise StoreError(
-                f"arrived damaged: the server has MD5 {etag}, and {wanted} was sent",
+                f"arrived damaged: the server has MD5 {etag}, and {md5.hex()} was sent",
                 where=self._client.where(key),
                 fix="run again; if it happens again, something between here and the server changes what is sent",
             )
@@ -236,9 +239,9 @@ class Sender:
         except StoreError:
             self._client.abort(key, upload)
             raise
-        wanted = etag_of([p.md5 for p in sent], in_parts=True)
+        wanted = _etag_in_parts(sent) if self._guarantees.etag_md5 else ""
         self._complete(key, upload, sent, size, wanted)
-        return Sent(entry, wanted if self._guarantees.etag_md5 else "", sum(p.moved for p in sent))
+        return Sent(entry, wanted, sum(p.moved for p in sent))
 
     def _part(
         self, key: str, upload: str, number: int, buffer: bytearray, count: int, known: Mapping[int, tuple[int, str]]
@@ -248,16 +251,16 @@ class Sender:
         try:
             if self._stop.is_set():
                 raise _Stopped
-            md5 = md5_of(data)
             there = known.get(number)
-            if there is not None and there == (len(data), md5.hex()):
+            md5 = md5_of(data) if there is not None or self._with_md5 else None
+            if there is not None and md5 and there == (len(data), md5.hex()):
                 self._tell(len(data))
-                return _Part(number, there[1], md5, {}, 0)
+                return _Part(number, there[1], {}, 0)
             digest = digest_parameters(self._guarantees.digest, data, md5=md5)
             etag = self._client.put_part(key, upload, number, data, digest=digest)
-            self._compare(f"{key} part {number}", etag, md5.hex())
+            self._compare(f"{key} part {number}", etag, md5)
             self._tell(len(data))
-            return _Part(number, etag, md5, completing(digest), len(data))
+            return _Part(number, etag, completing(digest), len(data))
         finally:
             self._buffers.give(buffer)
 
@@ -270,7 +273,7 @@ class Sender:
                 stored = self._client.head(key)
             except Missing:
                 stored = None
-            if stored is None or stored.size != size or (self._guarantees.etag_md5 and stored.etag != wanted):
+            if stored is None or stored.size != size or (wanted and stored.etag != wanted):
                 raise _gone(self._client.where(key)) from None
 
     # Copies within the server -----------------------------------------------------------------------------------------
@@ -340,9 +343,15 @@ class _Buffers:
 class _Part:
     number: int
     etag: str
-    md5: bytes
     checks: Mapping[str, str]
     moved: int
+
+
+def _etag_in_parts(parts: Sequence[_Part]) -> str:
+    """The ETag that the server must give to the whole; "" if those of the parts are no MD5."""
+    if not all(re.fullmatch(r"[0-9a-f]{32}", part.etag) for part in parts):
+        return ""
+    return etag_of([bytes.fromhex(part.etag) for part in parts], in_parts=True)
 
 
 def _gone(where: str) -> StoreError:

@@ -35,7 +35,7 @@ class S3StoreSettings:
     """How one store is spoken to; see `stores` in the recipe."""
 
     server: S3Settings = field(default_factory=S3Settings)
-    checksum: Literal["auto", "md5", "sha256", "crc32", "none"] = "auto"
+    checksum: Literal["auto", "payload", "md5", "sha256", "crc32", "none"] = "auto"
     single_writer: bool = False
     paranoid: bool = False
 

@@ -61,7 +61,7 @@ def _all(*commands: list[str]) -> list[dict[str, int]]:
 
 def test_it_guarantees_what_publishing_needs(store: S3Store) -> None:
     found = store.guarantees
-    assert (found.create, found.digest, found.etag_md5, found.copies) == ("atomic", "md5", True, True)
+    assert (found.create, found.digest, found.etag_md5, found.copies) == ("atomic", "payload", True, True)
     assert found.match in ("bare", "quoted"), "releases differ in how an ETag is written in If-Match"
 
 

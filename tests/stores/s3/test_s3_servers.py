@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from enginepress.errors import StoreError
 from enginepress.files import hash_folder
+from enginepress.stores.s3.digests import digest_parameters
 from enginepress.stores.s3.probe import Guarantees, guarantees_of
 from tests.faulty_http import Request
 from tests.s3_server import S3Server
@@ -21,7 +23,7 @@ from tests.stores.s3.stores import a_store, keys, leftovers, promote, publish
 
 def test_a_server_that_keeps_all_promises_is_asked_once_for_all(server: S3Server, source: Path) -> None:
     store = a_store()
-    assert store.guarantees == Guarantees("atomic", "quoted", "md5", etag_md5=True, copies=True, copy_match="quoted")
+    assert store.guarantees == Guarantees("atomic", "quoted", "payload", etag_md5=True, copies=True, copy_match="quoted")
     assert keys(server) == {"models/server.json"}
     before = len(server.requests)
     assert a_store().guarantees == store.guarantees
@@ -34,9 +36,11 @@ def test_a_note_for_another_server_or_of_long_ago_is_not_believed(server: S3Serv
     import time
 
     store = a_store()
-    assert store.guarantees.digest == "md5"
+    assert store.guarantees.digest == "payload"
+    server.compares.discard("x-amz-content-sha256")
+    assert a_store().guarantees.digest == "payload"
+    assert guarantees_of(store._client, "models/", "auto", again=True).digest == "md5"
     server.compares.discard("content-md5")
-    assert a_store().guarantees.digest == "md5"
     assert a_store(checksum="sha256").guarantees.digest == "sha256"
     assert guarantees_of(store._client, "models/", "auto", again=True).digest == "sha256"
     server.compares.clear()
@@ -105,7 +109,7 @@ def test_paranoid_reads_every_file_back(server: S3Server, source: Path, paranoid
                 stored = versions[-1]
                 versions[-1] = type(stored)(b"x" + stored.data[1:], stored.etag, stored.version)
 
-    assert store.guarantees.digest == "md5"
+    assert store.guarantees.digest == "payload"
     server.after_request = damage  # type: ignore[method-assign]
     if paranoid:
         with pytest.raises(StoreError, match="the server has other bytes than were sent"):
@@ -114,6 +118,33 @@ def test_paranoid_reads_every_file_back(server: S3Server, source: Path, paranoid
     else:
         publish(store, source)
         assert [str(d) for d in store.verify(MODEL, 1)] == ["tiny/1/engine/part1.bin is not what was published"]
+
+
+def test_a_payload_that_is_changed_on_the_way_is_refused(server: S3Server) -> None:
+    client = a_store()._client
+    with client.damaging("models/small", b"wrong"), pytest.raises(StoreError, match="XAmzContentSHA256Mismatch"):
+        client.put("models/small", b"right", digest=digest_parameters("payload", b"right"))
+    assert "models/small" not in keys(server)
+    client.put("models/small", b"right", digest=digest_parameters("payload", b"right"))
+    assert client.get("models/small")[0] == b"right"
+
+
+def test_where_payloads_are_compared_each_is_signed_and_no_md5_goes_with_it(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from enginepress.stores.s3 import sending
+
+    monkeypatch.setattr(sending, "PART_BYTES", 1 << 20)
+    source = make_source(tmp_path / "heavy", weights=bytes(3 << 20), files=1)
+    store = a_store()
+    assert store.guarantees.digest == "payload"
+    before = len(server.requests)
+    publish(store, source)
+    bodies = [r for r in server.requests[before:] if r.method == "PUT" and "/repositories/" in r.path]
+    assert len([r for r in bodies if "partNumber" in r.query]) == 4
+    assert all(re.fullmatch("[0-9a-f]{64}", r.headers["x-amz-content-sha256"]) for r in bodies)
+    assert not any("content-md5" in r.headers for r in bodies)
+    assert store.verify(MODEL, 1) == []
 
 
 @pytest.mark.parametrize("kind", ["sha256", "crc32"])
@@ -189,7 +220,7 @@ def test_openstack_swift_publishes_promotes_and_is_read(
     assert "single_writer: true" in str(caught.value.fix)
 
     store = a_store(single_writer=True)
-    assert (store.guarantees.create, store.guarantees.match, store.guarantees.digest) == ("racy", "none", "md5")
+    assert (store.guarantees.create, store.guarantees.match, store.guarantees.digest) == ("racy", "none", "payload")
     assert [publish(store, source, key(f"build {n}")).release for n in range(2)] == [1, 2]
     assert store.verify(MODEL, 2) == [] == store.verify(MODEL, 2, contents=False)
     assert store.find(MODEL, key("build 0")) == store.manifest(MODEL, 1)
