@@ -58,7 +58,7 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _channel_name(value: str) -> str:
+def channel_name(value: str) -> str:
     if value == "latest" or re.fullmatch(r"v\d+", value):
         raise ValueError("MLflow keeps 'latest' and 'v<number>' for itself; take another name")
     return value
@@ -67,7 +67,7 @@ def _channel_name(value: str) -> str:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
-ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$"), AfterValidator(_channel_name)]
+ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$"), AfterValidator(channel_name)]
 
 
 class _Section(BaseModel):

@@ -53,6 +53,8 @@ def verify(target: str, deep: bool, public_key: Path | None, trusted_certificate
         signed = verdict.signed("good", "bad", "unchecked")
         if signed or given:
             click.echo(f"  signed: {signed} of {verdict.releases}, good {verdict.signed('good')}, bad {verdict.signed('bad')}")
+            if unchecked := verdict.signed("unchecked"):
+                click.echo(f"  {many(unchecked, 'signature')} not checked: name a key with --public-key")
         for trouble in verdict.troubles:
             click.echo(click.style("  ✘ ", fg="red") + f"{trouble}")
             if trouble.fix:

@@ -80,7 +80,8 @@ def backup(
     there = store.models()
     if not there:
         # A misspelt path and a volume that is not mounted look like this. Nobody must take it for a backup that was made.
-        raise StoreError("holds no models, so there is nothing to back up", where=store.url, fix="name a store; is it mounted?")
+        fix = "is it mounted? Name a store; a model of it is named after TARGET"
+        raise StoreError("holds no models, so there is nothing to back up", where=store.url, fix=fix)
     chosen = there if models is None else models
     for model in chosen:
         if not store.numbers(model):
@@ -95,6 +96,8 @@ def check_target(store: Store, target: Store) -> None:
     """Refuses to back up into something that is not a backup of this store."""
     if target.url == store.url:
         raise StoreError("is the store itself, so it is no place for its backup", where=target.url, fix="name another place")
+    if f"{target.url}/".startswith(f"{store.url}/") or f"{store.url}/".startswith(f"{target.url}/"):
+        raise StoreError(f"lies in {store.url}, or around it", where=target.url, fix="name a place of its own for the backup")
     if strays := target.strays():
         more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
         raise StoreError(f"holds something that is no backup: {strays[0]}{more}", where=target.url, fix="name an empty place")

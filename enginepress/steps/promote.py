@@ -13,7 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import RegistryError, StoreError, UsageError
-from enginepress.recipe import UNSERVED_CHANNEL, Recipe
+from enginepress.recipe import UNSERVED_CHANNEL, Recipe, channel_name
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
 from enginepress.repository.place import place
@@ -153,6 +153,10 @@ def is_new_channel(recipe: Recipe, channel: str, *, meant: bool) -> bool:
     known = {*recipe.channels, *open_store(recipe.stores[0]).channels(recipe.name)}
     if channel in known:
         return False
+    try:
+        channel_name(channel)
+    except ValueError as error:
+        raise UsageError(f"'{channel}' is no name for a channel: {error}", where="--channel") from None
     if not meant and (near := difflib.get_close_matches(channel, sorted(known), n=1, cutoff=0.75)):
         raise UsageError(
             f"{recipe.name} has no channel '{channel}'",

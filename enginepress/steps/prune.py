@@ -20,9 +20,8 @@ from typing import Any
 from enginepress.errors import StoreError, UsageError
 from enginepress.quantities import parse_duration
 from enginepress.recipe import Retention
-from enginepress.recipe import Store as Settings
 from enginepress.steps.catalogue import refuse_backup
-from enginepress.stores.open import open_store
+from enginepress.stores.open import open_url
 from enginepress.stores.store import Store
 
 GRACE_SECONDS = 3600.0
@@ -210,12 +209,12 @@ def models_at(url: str) -> tuple[Store, list[str]]:
         StoreError: if neither has anything published.
     """
     url = url.rstrip("/")
-    store = open_store(Settings(url=url))
+    store = open_url(url)
     if models := store.models():
         return store, models
     base, _, model = url.rpartition("/")
     if base.partition("://")[2].strip("/"):
-        store = open_store(Settings(url=base))
+        store = open_url(base)
         if model in store.models():
             return store, [model]
     raise StoreError("holds no releases", where=url, fix="name STORE or STORE/MODEL, as file:///srv/models/tiny-llama")

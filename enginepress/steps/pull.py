@@ -12,14 +12,13 @@ from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.manifest import Manifest
-from enginepress.recipe import Store as StoreSettings
 from enginepress.recipe_file import absolute_file_url
 from enginepress.repository import Placement
 from enginepress.repository.place import place
 from enginepress.signing import Trust
 from enginepress.steps.meter import Meter
 from enginepress.steps.signing import require_signature, stored_trust
-from enginepress.stores.open import open_store
+from enginepress.stores.open import open_url
 from enginepress.stores.pulled import Pulled, PulledFolder
 from enginepress.stores.store import Progress, Store
 
@@ -59,7 +58,7 @@ def open_reader_store(url: str) -> Store:
         RecipeError: for a kind of store that there is not.
     """
     named = absolute_file_url(url.rstrip("/") if "://" in url else f"file://{url}", Path.cwd())
-    return open_store(StoreSettings(url=named))
+    return open_url(named)
 
 
 def reader_folder(folder: Path, *, root: str | None, grace_s: float, keep: int) -> PulledFolder:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
-from enginepress.recipe import Store as StoreSettings
 from enginepress.recipe_file import absolute_file_url, is_recipe_file, load_recipe
 from enginepress.steps.stored_recipe import stored_recipe
-from enginepress.stores.open import open_store
+from enginepress.stores.open import open_store, open_url
 from enginepress.stores.store import Store
 
 
@@ -36,11 +35,10 @@ def named_store(text: str, *, single_writer: bool = False) -> Store:
     """
     if "://" not in text and Path(text).is_file():
         settings = load_recipe(Path(text), need_reference=False).stores[0]
-    else:
-        settings = StoreSettings(url=store_url(text))
-    if single_writer and settings.url.startswith("s3://"):
-        settings = settings.model_copy(update={"single_writer": True})
-    return open_store(settings)
+        if single_writer and settings.url.startswith("s3://"):
+            settings = settings.model_copy(update={"single_writer": True})
+        return open_store(settings)
+    return open_url(store_url(text), single_writer=single_writer)
 
 
 def store_url(text: str) -> str:

@@ -5,12 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enginepress.errors import RecipeError
+from enginepress.errors import RecipeError, UsageError
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.store import Store
 
 if TYPE_CHECKING:
     from enginepress import recipe
+
+
+def open_url(url: str, *, single_writer: bool = False) -> Store:
+    """A store that a command was told by its URL, without a recipe's settings.
+
+    Args:
+        single_writer: the operator vouches that nobody else writes to it at the same time.
+
+    Raises:
+        UsageError: for what is no URL of a store.
+    """
+    from enginepress.recipe import Store as Settings
+
+    try:
+        settings = Settings(url=url, single_writer=single_writer and url.startswith("s3://"))
+    except ValueError:
+        fix = "name a folder, as /srv/models or file:///srv/models, or s3://bucket/folder"
+        raise UsageError(f"'{url}' is no place for a store", fix=fix) from None
+    return open_store(settings)
 
 
 def open_store(store: recipe.Store) -> Store:

@@ -310,6 +310,9 @@ def test_places_that_hold_something_else_are_refused_and_left_alone(
     with pytest.raises(StoreError, match=r"holds something that is no backup: thesis\.doc"):
         backup(site.store, kept, workspace=workspace)
     assert [p.name for p in kept.root.iterdir()] == ["thesis.doc"]
+    for around in (site.store.root / "kept", site.store.root.parent):
+        with pytest.raises(StoreError, match="or around it"):
+            backup(site.store, FileStore(around), workspace=workspace)
     other = FileStore(tmp_path / "other")
     publish(other, make_source(tmp_path / "elsewhere"), key("z"))
     with pytest.raises(StoreError, match="tiny there is a store of its own"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from enginepress.errors import RegistryError, SignatureError, StoreError
+from enginepress.errors import RegistryError, SignatureError, StoreError, UsageError
 from enginepress.mlflow_access import session
 from enginepress.recipe import Recipe, Registry
 from enginepress.recipe_file import load_recipe
@@ -20,7 +20,7 @@ from enginepress.steps.backup import copy_release
 from enginepress.steps.doctor_stores import examine_stores
 from enginepress.steps.outstanding import unsigned
 from enginepress.steps.overview import moves, overview
-from enginepress.steps.promote import activate, move_channel, roll_back
+from enginepress.steps.promote import activate, is_new_channel, move_channel, roll_back
 from enginepress.steps.register import register_release
 from enginepress.steps.signing import key_from_files, sign_release, sign_where_wanted, signing_key
 from enginepress.steps.verify_store import verify_store
@@ -205,6 +205,12 @@ def test_releases_shows_every_move_and_what_is_signed_and_where(place: Place, pa
     table = enginepress("releases", place.file).stdout
     assert "signed" in table
     assert "2 of 2" in table
+
+
+@pytest.mark.parametrize("channel", ["latest", "v2"])
+def test_names_that_mlflow_keeps_for_itself_are_no_channels(place: Place, channel: str) -> None:
+    with pytest.raises(UsageError, match="MLflow keeps 'latest'"):
+        is_new_channel(place.recipe, channel, meant=True)
 
 
 def test_a_move_that_somebody_else_was_faster_with_is_refused(place: Place) -> None:

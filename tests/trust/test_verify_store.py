@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from enginepress.cli.app import app
+from enginepress.errors import UsageError
 from enginepress.signing import RECORD, Trust
 from enginepress.steps.signing import key_from_files, sign_release, trust_from_files
 from enginepress.steps.verify_store import Trouble, verify_store
@@ -175,6 +177,24 @@ def test_a_path_of_a_store_that_is_not_there_is_not_taken_for_a_recipe(command: 
     assert done.returncode == 1, done.stderr
     assert "recipe file" not in done.stderr.partition("next:")[0]
     assert "/store" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pull", "gs://bucket/models", "tiny", "--release", "1", "--to", "there"),
+        ("backup", "gs://bucket/models", "there"),
+        ("backup", "there", ""),
+        ("restore", "there", "gs://bucket/models"),
+        ("prune", "gs://bucket/models", "--keep", "1"),
+        ("verify", "gs://bucket/models"),
+        ("promote", "gs://bucket/models", "1", "--channel", "production"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_place_for_a_store_is_refused_in_words(command: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no place for a store|neither a recipe file nor STORE/MODEL"):
+        app.main(args=[a.replace("there", str(tmp_path / "there")) for a in command], standalone_mode=False)
 
 
 @pytest.mark.parametrize("target", ["nothing-here.yaml", "file:///nowhere/at/all"])

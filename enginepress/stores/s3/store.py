@@ -231,13 +231,14 @@ class S3Store(Store):
                 fix="move the channel first",
             )
         manifest, name = self._read(model, number)
+        text = self.manifest_bytes(model, number)  # put back as it was, should it stay: signatures are over these bytes
         keys, client = self._keys(model), self._client
         publishing.check_single_writer(self._site(model))
         remover = Publisher(client, keys, self.guarantees)
         with remover.removing(name):
             client.put(keys.manifest(number), b"")
             if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
-                client.put(keys.manifest(number), manifest.to_text().encode(), metadata={REPOSITORY: name})
+                client.put(keys.manifest(number), text, metadata={REPOSITORY: name})
                 client.delete(keys.publisher(name))
                 raise StoreError(
                     f"release {number} of {model} was put on {', '.join(pointing)} meanwhile, so it stays",
