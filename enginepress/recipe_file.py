@@ -359,6 +359,8 @@ def _explain(error: ErrorDetails) -> str:
         return f"'{given}' is not one of {', '.join(allowed)}" + (f"; did you mean '{close[0]}'?" if close else "")
     if kind == "string_pattern_mismatch":
         return f"'{given}' does not have the form {error['ctx']['pattern']}"
+    if kind == "too_short" and isinstance(given, list):
+        return "is empty: write at least one"
     text = error["msg"].removeprefix("Value error, ")
     shown = repr(given)
     return text if isinstance(given, (dict, list)) or kind == "value_error" else f"{text}, not {shown[:80]}"

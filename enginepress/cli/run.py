@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -37,6 +38,7 @@ def run(recipe: Path, workspace: str, force: bool, no_wait: bool, as_json: bool)
 
     loaded = load_recipe(recipe)
     place = open_workspace(workspace)
+    signal.signal(signal.SIGTERM, _end)
 
     def on_wait(holder: str) -> None:
         click.echo(f"waiting for {holder}", err=True)
@@ -74,6 +76,13 @@ def run(recipe: Path, workspace: str, force: bool, no_wait: bool, as_json: bool)
     from enginepress.cli.summary import print_summary
 
     print_summary(recipe, loaded, place, result)
+
+
+def _end(*_: object) -> NoReturn:
+    """SIGTERM ends a run in order, as Ctrl-C does: what works for it is ended, and its locks are free."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    click.echo("ended by SIGTERM: finished steps are kept; run it again to go on", err=True)
+    sys.exit(128 + signal.SIGTERM)
 
 
 class _progress:

@@ -65,8 +65,8 @@ def _gpu_sections(plan: FitPlan) -> list[Section]:
     add("KV cache per token", f"{plan.cache.all_token / 1024:,.1f} KiB", _per_rank(plan, plan.cache.rank_token / 1024, "KiB"))
     add(
         "KV cache per request",
-        f"{plan.request_all / GIB:.2f} GiB",
-        f"{plan.sequence} tokens" + (f"; {plan.request / GIB:.2f} GiB a GPU" if plan.world_size > 1 else ""),
+        size_text(plan.request_all),
+        f"{plan.sequence} tokens" + (f"; {size_text(plan.request)} a GPU" if plan.world_size > 1 else ""),
     )
     add("full requests at once", f"{plan.full_requests} of {plan.batch}", f"the most that fit: {plan.largest_batch}")
     add("longest prompt", f"{plan.longest_prompt} tokens", f"one pass takes {plan.tokens}")

@@ -133,6 +133,6 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
             else:
                 message = f"is on release {number}, MLflow's alias on {alias}"
                 yield Finding("error", f"channel {channel}", message, REPAIR)
-        yield Finding("ok", what, f"{len(known)} releases of {recipe.name}")
+        yield Finding("ok", what, f"{len(known)} release{'s' if len(known) != 1 else ''} of {recipe.name}")
     except EnginepressError as error:
         yield Finding("error", what, str(error), error.fix)

@@ -57,7 +57,9 @@ def _whole(store: Store, name: str) -> Finding:
     if damaged:
         fix = "copy the release from another store or a backup, or remove its folder and run the recipe again"
         return Finding("error", what, "; ".join(damaged[:10]), fix)
-    return Finding("ok", what, f"{len(numbers)} releases of {name}, every file as its manifest says")
+    return Finding(
+        "ok", what, f"{len(numbers)} release{'s' if len(numbers) != 1 else ''} of {name}, every file as its manifest says"
+    )
 
 
 def _differences(store: Store, name: str, number: int) -> list[str]:
