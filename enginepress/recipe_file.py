@@ -111,12 +111,18 @@ def recipe_of(data: Mapping[str, Any], folder: Path, *, need_reference: bool = T
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a YAML file has the keys that every recipe has, however wrong it may be otherwise."""
+    """Whether a YAML file is meant as a recipe, however wrong it may be: it has two of the keys that every recipe has.
+
+    Two, since a recipe in which one of them is mistyped must be complained about and not be left out in silence; nor may one
+    that cannot be read, or is no UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8") if path.stat().st_size <= MAX_BYTES else ""
-    except (OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MAX_BYTES else ""
+    except PermissionError:
+        return True
+    except OSError:
         return False
-    return all(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("name", "source", "stores"))
+    return sum(re.search(rf"^{key}\s*:", text, re.MULTILINE) is not None for key in ("name", "source", "stores")) >= 2
 
 
 def written_uri(data: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ class SourceState:
 
 
 def find_recipes(places: Iterable[Path]) -> list[Path]:
-    """Recipe files that are named, and those in folders that are named, where files without a recipe's keys are passed over."""
+    """Recipe files that are named, and those in folders that are named, where files that are no recipes are passed over."""
     found: list[Path] = []
     for place in places:
         if place.is_dir():

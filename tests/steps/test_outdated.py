@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,19 @@ def test_folders_are_searched_for_recipes_and_other_files_passed_over(tmp_path: 
     assert find_recipes([tmp_path]) == [recipe]
     named = tmp_path / "values.yaml"
     assert find_recipes([named]) == [named], "what is named is read, and complained about if it is no recipe"
+
+
+@pytest.mark.parametrize("key", ["name", "source", "stores"])
+def test_a_recipe_with_a_mistyped_key_is_not_left_out_in_silence(key: str, tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path / "a.yaml", "hf://org/tiny")
+    recipe.write_text(re.sub(rf"^{key}", f"{key}x", recipe.read_text(), flags=re.MULTILINE))
+    assert find_recipes([tmp_path]) == [recipe]
+
+
+def test_a_recipe_in_another_encoding_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path / "a.yaml", "hf://org/tiny")
+    recipe.write_bytes("# für uns\n".encode("latin-1") + recipe.read_bytes())
+    assert find_recipes([tmp_path]) == [recipe]
 
 
 def test_the_commands_lock_and_tell(hub: HubServer, tmp_path: Path) -> None:
