@@ -50,14 +50,21 @@ def main() -> None:
         for name, value in {"BASE": arguments.base, "EXTRAS": extras, "KFP": KFP}.items():
             command += ["--build-arg", f"{name}={value}"]
         command += ["--label", f"org.opencontainers.image.base.name={arguments.base}", "--tag", arguments.tag, folder]
-        subprocess.run(command, check=True)
+        call(command, "the image was not built")
         if not arguments.push:
             print(f"built {arguments.tag}; --push sends it to its registry and prints its digest")
             return
         digest = Path(folder, "digest")
-        subprocess.run([engine, "push", "--digestfile", str(digest), arguments.tag], check=True)
+        call([engine, "push", "--digestfile", str(digest), arguments.tag], f"{arguments.tag} was built and not pushed")
         name = re.sub(r":[^/:]+$", "", arguments.tag)
         print(f"{name}@{digest.read_text().strip()}")
+
+
+def call(command: list[str], failed: str) -> None:
+    """Runs what writes its own errors to the terminal; a failure ends this script with one line below them."""
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(f"{failed}: {command[0]} ended with status {status}; what it says stands above")
 
 
 def fill_context(folder: Path, wheels: Path | None) -> None:
