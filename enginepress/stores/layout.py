@@ -75,8 +75,8 @@ def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
     return name
 
 
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and name[0] != "0" and len(name) <= 9
+_is_number = re.compile(r"[1-9][0-9]{0,8}").fullmatch
+"""Called for each of thousands of names, so no function of ours stands between."""
 
 
 def is_older(path: Path, *, than: float, by: float) -> bool:
@@ -141,7 +141,7 @@ class ModelFolder:
         """Numbers that are taken, ascending: whatever stands under such a name, whole or not."""
         with store_errors("reading the store", where=self.releases):
             try:
-                return sorted([int(name) for name in os.listdir(self.releases) if _is_number(name)])
+                return sorted(map(int, filter(_is_number, os.listdir(self.releases))))
             except FileNotFoundError:
                 return []
 
