@@ -35,7 +35,8 @@ def outdated(recipes: tuple[Path, ...], workspace: str, as_json: bool) -> None:
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("recipe", "status", "since", "known", "now", "source"):
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
+            # On a narrow terminal names and addresses are broken into lines; what one looks for, the status, stays whole.
+            table.add_column(column, no_wrap=column not in ("recipe", "source"), overflow="fold")
         for s in states:
             now = s.latest[:12] + (f" ({s.note})" if s.note else "")
             table.add_row(s.recipe, s.status, s.since or "-", s.known[:12] or "-", now or "-", s.uri)

@@ -41,17 +41,19 @@ def releases(target: str, newest: int | None, every: bool, history: bool, as_jso
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
+    gates = ["damaged" if row.damage else "passed" if row.gated else "not gated" for row in rows]
+    least = {"revision": None, "gate": max(map(len, gates))}  # on a narrow terminal the gate's word stays whole
     several = any(len(row.stores) > 1 for row in rows) or len(recipe.stores) > 1
     signed = any(row.signature not in ("", "unsigned") for row in rows)
     more = [*(["signed"] if signed else []), *(["stores"] if several else [])]
     for column in ("release", "channels", "gate", "MLflow", *more, "engine", "created", "revision"):
         # On a narrow terminal the last columns give way, not the channels.
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=len(column) if column != "revision" else None)
-    for row in rows:
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least.get(column, len(column)))
+    for row, gate in zip(rows, gates, strict=True):
         table.add_row(
             str(row.release),
             ", ".join(row.channels) or "-",
-            "damaged" if row.damage else "passed" if row.gated else "not gated",
+            gate,
             f"version {row.model_version}" if row.model_version else "not registered",
             *([_SIGNED.get(row.signature, "-")] if signed else []),
             *([f"{len(row.stores)} of {len(recipe.stores)}"] if several else []),
