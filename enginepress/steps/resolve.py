@@ -29,7 +29,7 @@ def resolve(job: Job, *, force: bool = False) -> Plan:
             content stays the same release.
 
     Raises:
-        SourceError, UnsupportedModelError, RecipeError: before any weight is downloaded.
+        SourceError, UnsupportedModelError, RecipeError, StoreError: before any weight is downloaded.
     """
     job.workspace.check_writable()
     plan, revision = plan_of(job.recipe, job.workspace.path("cache"), job.run)
@@ -40,7 +40,18 @@ def resolve(job: Job, *, force: bool = False) -> Plan:
     check_reference(job.recipe, plan.revision)
     if not plan.release:
         check_model(job.recipe, job.workspace.path("cache"), revision)
+        check_stores(job.recipe)
     return plan
+
+
+def check_stores(recipe: Recipe) -> None:
+    """Asks whether its stores would take a release: a wrong bucket must not be found after the build.
+
+    Raises:
+        StoreError: naming the one that would not.
+    """
+    for store in recipe.stores:
+        open_store(store).check_publishable()
 
 
 def _discard(workspace: Workspace, plan: Plan) -> None:

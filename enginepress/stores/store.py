@@ -147,6 +147,9 @@ class Store(ABC):
             StoreError: number taken, store full or not writable, bytes that are not the expected ones.
         """
 
+    def check_publishable(self) -> None:  # noqa: B027
+        """Raises StoreError for what would refuse every publish, so that it is told before hours of building."""
+
     @abstractmethod
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         """Reads and hashes every file of a release and says where it is not what its manifest says.

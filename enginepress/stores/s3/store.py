@@ -188,6 +188,10 @@ class S3Store(Store):
             progress=progress,
         )
 
+    def check_publishable(self) -> None:
+        """As `Store.check_publishable`: bucket, credentials, and what the server guarantees."""
+        publishing.check_single_writer(self._site("any"))
+
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         """As `Store.verify`. Without contents, ETags are compared with those of the day when it was published, too."""
         manifest, name = self._read(model, number)

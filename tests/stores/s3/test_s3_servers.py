@@ -12,6 +12,8 @@ import pytest
 
 from enginepress.errors import StoreError
 from enginepress.files import hash_folder
+from enginepress.recipe import Recipe
+from enginepress.steps.resolve import check_stores
 from enginepress.stores.s3.digests import digest_parameters
 from enginepress.stores.s3.probe import Guarantees, guarantees_of
 from tests.faulty_http import Request
@@ -235,3 +237,22 @@ def test_openstack_swift_publishes_promotes_and_is_read(
     assert store.numbers(MODEL) == [2]
     assert not store._client.uploads("")
     assert not store._client.listing(f"models/{MODEL}/publishers/")
+
+
+def test_what_every_publish_would_be_refused_for_is_told_before_anything_is_built(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def recipe(**store: Any) -> Recipe:
+        fields = {"name": MODEL, "source": "file:///any", "stores": ["file:///anywhere", {"url": "s3://bucket/models", **store}]}
+        return Recipe.model_validate(fields)
+
+    server.conditions = False
+    with pytest.raises(StoreError, match="overwrites an object that is there") as caught:
+        check_stores(recipe())
+    assert "single_writer: true" in str(caught.value.fix)
+    check_stores(recipe(single_writer=True))
+    with pytest.raises(StoreError, match="no such bucket"):
+        check_stores(recipe(url="s3://buckett/models"))
