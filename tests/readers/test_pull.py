@@ -253,6 +253,7 @@ def _killed_at(count: int, work: Callable[[], object]) -> bool:
     return status == 9
 
 
+@pytest.mark.slow
 def test_killed_at_any_change_the_folder_is_whole_and_the_next_pull_finishes(store: FileStore, tmp_path: Path) -> None:
     """From release 1 to 2, killed at the first change, at the second, … ; what readers see is always one of the two, whole."""
     wanted = {n: store.manifest("toy", n).content_digest for n in (1, 2)}

@@ -66,6 +66,7 @@ def _parameters(recipe: Path) -> dict[str, Any]:
     return {"recipe": travelling_json(loaded), "recipe_digest": loaded.digest()}
 
 
+@pytest.mark.slow
 def test_it_runs_here_to_the_same_release(site: Path, checkpoint: Path, finished_once: Finished) -> None:
     recipe = write_recipe(site / "here", checkpoint)
     file = _compile(site, "build_and_publish", retries=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.run.recipes import enginepress, run, run_json, write_recipe
 from tests.sources.hub_server import Fault, HubServer
 
@@ -74,6 +76,7 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path, checkpoint: Path)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reference_is_made_from_the_checkpoint_and_the_build_is_held_against_it(tmp_path: Path, checkpoint: Path) -> None:
     prompts = [{"text": "Hello there", "max_tokens": 5}]
     recipe = write_recipe(tmp_path, checkpoint, checks={"prompts": prompts, "reference": "reference.json"})

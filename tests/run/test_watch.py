@@ -89,6 +89,7 @@ def _pass(site: Site, stop: threading.Event | None = None) -> Pass:
     return one_pass([site.recipes], site.workspace, stop=stop or threading.Event())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_of_200_recipes_those_that_moved_are_built_and_no_other(hub: HubServer, site: Site, checkpoint: Path) -> None:
     hub.add_repo("org/steady", bytes_only())

@@ -94,7 +94,7 @@ def _killed_at(source: Path, at: int, *, after: bool, work: Callable[[S3Store], 
     ("after", "same"),
     [
         pytest.param(True, True, id="after a request, then the same content"),
-        pytest.param(False, False, id="before a request, then another content"),
+        pytest.param(False, False, id="before a request, then another content", marks=pytest.mark.slow),
         pytest.param(False, True, id="before a request, then the same content", marks=pytest.mark.slow),
         pytest.param(True, False, id="after a request, then another content", marks=pytest.mark.slow),
     ],
@@ -123,7 +123,13 @@ def test_a_publisher_that_is_killed_at_any_request(
     assert look.problems == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before a request", "after a request"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(False, id="before a request", marks=pytest.mark.slow),
+        pytest.param(True, id="after a request"),
+    ],
+)
 def test_a_removal_and_a_move_that_are_killed_at_any_request(
     server: S3Server, source: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
