@@ -15,6 +15,7 @@ import pytest
 
 from enginepress.steps.run_report import in_log
 from tests.kfp_api.conftest import Submit
+from tests.kfp_api.mountable import EXAMPLES
 from tests.kfp_api.server import Fault, KfpApi
 
 Type = Callable[..., subprocess.CompletedProcess[str]]
@@ -47,7 +48,7 @@ def _environment(kfp_api: KfpApi, tmp_path: Path, **more: str) -> dict[str, str]
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A recipe that can be planned from here, for a store that only a cluster sees."""
-    example = Path(__file__).parents[2] / "examples" / "checkpoints" / "tiny-llama"
+    example = EXAMPLES / "checkpoints" / "tiny-llama"
     path = tmp_path / "tiny.yaml"
     path.write_text(
         f"name: tiny\nsource: file://{example}\nengine: {{builder: onnxruntime, precision: int8}}\n"
@@ -56,7 +57,7 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
-MOUNT = ("--mount", f"examples:{Path(__file__).parents[2] / 'examples'}")
+MOUNT = ("--mount", f"examples:{EXAMPLES}")
 
 
 def test_a_recipe_is_submitted_and_followed_to_its_end(kfp_api: KfpApi, type_it: Type, tiny: Path) -> None:

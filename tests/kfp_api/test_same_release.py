@@ -20,10 +20,11 @@ from enginepress.run.cluster import submit
 from enginepress.run.packages import package_of
 from enginepress.run.reach import check_reach
 from enginepress.stores.open import open_store
+from tests.kfp_api.mountable import EXAMPLES
 from tests.kfp_api.server import KfpApi
 from tests.run.recipes import run_json, write_recipe
 
-CHECKPOINT = Path(__file__).parents[2] / "examples" / "checkpoints" / "tiny-llama"
+CHECKPOINT = EXAMPLES / "checkpoints" / "tiny-llama"
 
 
 @pytest.fixture

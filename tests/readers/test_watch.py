@@ -63,7 +63,7 @@ def test_an_outage_of_the_store_is_told_once_and_what_is_there_stays_ready(store
         assert not reader.follower.look()
     assert len([line for line in reader.told if line.startswith("will try again")]) == 1
     assert reader.status["state"] == "trouble"
-    assert "production" in str(reader.status["message"])
+    assert reader.status["message"] == f"{store.url}: holds no models"
     assert (tmp_path / "reader" / "ready").exists()
     (tmp_path / "away").rename(store.root)
     promote(store, "toy", 2)
