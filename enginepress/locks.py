@@ -3,8 +3,8 @@
     locks/<name>.json    {"owner": "…", "host": "…", "kernel": "…", "pid": 12, "start": "993", "beat": 41, "about": "run of x"}
 
 No flock (it hangs or lies on NFS) and no synchronised clocks: a holder raises `beat` every few seconds, and an observer
-takes over when it has not seen it move for `STALE_SECONDS` on its own monotonic clock. On the same kernel and pid namespace
-a dead holder is seen at once.
+takes over when it has watched it stand still for `STALE_SECONDS` on its own monotonic clock. On the same kernel and pid
+namespace a dead holder is seen at once.
 
 A lock saves double work; it does not guard correctness. Every output is written apart and renamed into place whole, so
 two holders by accident cost time and nothing else.
@@ -27,10 +27,12 @@ from typing import Any
 
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import explain_os_error
-from enginepress.process import kernel, process_start
+from enginepress.process import is_gone, kernel, process_start
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+_HANDOVER_SECONDS = 0.02
 
 
 class Lock:
@@ -54,16 +56,16 @@ class Lock:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lock:
-        seen: tuple[Any, float] | None = None
+        stillness = _Stillness()
         told = False
-        while not self._try_take():
+        while True:
             holder = self._read()
             if holder is None:
+                if self._try_take():
+                    break
+                time.sleep(_HANDOVER_SECONDS)  # somebody was faster
                 continue
-            now = time.monotonic()
-            if seen is None or seen[0] != (holder.get("owner"), holder.get("beat")):
-                seen = ((holder.get("owner"), holder.get("beat")), now)
-            if self._is_dead(holder) or now - seen[1] > STALE_SECONDS:
+            if is_gone(holder) or stillness.seen(holder) > STALE_SECONDS:
                 self._break(holder)
                 continue
             if not self.wait:
@@ -75,7 +77,7 @@ class Lock:
             if not told and self.on_wait is not None:
                 self.on_wait(describe(holder))
                 told = True
-            time.sleep(0.2)
+            time.sleep(_LOOK_SECONDS)
         self._thread = threading.Thread(target=self._keep_beating, name=f"lock {self.path.name}", daemon=True)
         self._thread.start()
         return self
@@ -90,8 +92,8 @@ class Lock:
     def forget_the_dead(self) -> None:
         """Removes what a killed holder left, for callers that find nothing to do. It disturbs nobody else's lock."""
         holder = self._read()
-        if holder and self._is_dead(holder):
-            with contextlib.suppress(OSError):  # on a volume that is read-only, for example
+        if holder and is_gone(holder):
+            with contextlib.suppress(WorkspaceError):  # on a volume that is read-only, for example
                 self._break(holder)
 
     def _content(self) -> str:
@@ -117,7 +119,7 @@ class Lock:
         partial = self.path.with_name(f".{self.path.name}.{self._id}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(self._content())
+            partial.write_text(self._content(), encoding="utf-8")
             try:
                 os.link(partial, self.path)
             except FileExistsError:
@@ -135,7 +137,7 @@ class Lock:
     def _create(self) -> bool:
         """Without hard links. Whoever reads before the content is there sees an unknown holder, and waits."""
         try:
-            with open(self.path, "x") as stream:
+            with open(self.path, "x", encoding="utf-8") as stream:
                 stream.write(self._content())
         except FileExistsError:
             return False
@@ -146,56 +148,87 @@ class Lock:
         return holder is not None and holder.get("owner") == self._id
 
     def _read(self) -> dict[str, Any] | None:
-        """The holder; None if there is none, empty if nobody can tell."""
+        """The holder, with the time of its file's last change; None if there is none, empty if nobody can tell."""
         try:
-            data = json.loads(self.path.read_text())
+            with open(self.path, encoding="utf-8") as stream:
+                data = json.load(stream)
+                changed = os.fstat(stream.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None
         except (OSError, ValueError):  # over NFS, a file that was replaced while it was read is a stale handle
             return {}
-        return data if isinstance(data, dict) else {}
-
-    def _is_dead(self, holder: dict[str, Any]) -> bool:
-        return holder.get("kernel") == kernel() and process_start(int(holder.get("pid") or 0)) != holder.get("start")
+        return {**data, "changed": changed} if isinstance(data, dict) else {}
 
     def _break(self, holder: dict[str, Any]) -> None:
-        """Moves a dead holder's file aside, unless somebody else was faster."""
+        """Moves a dead holder's file aside, unless somebody else was faster: whose it is then is put back."""
         aside = self.path.with_name(f".{self.path.name}.dead-{self._id}")
         try:
             os.rename(self.path, aside)
+            try:
+                taken = json.loads(aside.read_bytes())
+            except ValueError:
+                taken = {}
+            if isinstance(taken, dict) and taken.get("owner") != holder.get("owner"):
+                with contextlib.suppress(OSError):  # nor is it lost where there are no links: its owner notices
+                    os.link(aside, self.path)
+            aside.unlink(missing_ok=True)
         except FileNotFoundError:
             return
-        try:
-            taken = json.loads(aside.read_text()).get("owner")
-        except json.JSONDecodeError:
-            taken = None
-        if taken != holder.get("owner"):
-            try:
-                os.link(aside, self.path)
-            except FileExistsError:
-                pass
-        aside.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, "taking over a lock", WorkspaceError, where=str(self.path)) from None
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            if not self._is_mine():
+            holder = self._read()
+            if holder is None:
+                # Who broke a dead holder's lock took ours by mistake, and was killed before it was back.
+                if self.path.parent.is_dir():
+                    with contextlib.suppress(WorkspaceError):
+                        self._try_take()
+            elif holder.get("owner") == self._id:
+                self._write_beat()
+            elif holder:
                 return  # somebody took over while this machine was asleep
-            self._beat += 1
-            partial = self.path.with_name(f".{self.path.name}.{self._id}")
-            try:
-                partial.write_text(self._content())
-                os.replace(partial, self.path)
-            except OSError:
+
+    def _write_beat(self) -> None:
+        self._beat += 1
+        partial = self.path.with_name(f".{self.path.name}.{self._id}")
+        try:
+            partial.write_text(self._content(), encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError:
+            # A disk that is full still takes a time, and that is a sign of life as well.
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+            with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+class _Stillness:
+    """For how long the same heartbeat has been watched.
+
+    Between two looks no more than a beat's time counts. Where a machine was asleep, or a volume away for minutes, the holder
+    may have been stopped by the same, and gets its chance to beat again.
+    """
+
+    def __init__(self) -> None:
+        self._mark: Any = None
+        self._last = self._seconds = 0.0
+
+    def seen(self, holder: dict[str, Any]) -> float:
+        mark, now = (holder.get("owner"), holder.get("beat"), holder.get("changed")), time.monotonic()
+        self._seconds = self._seconds + min(now - self._last, BEAT_SECONDS) if mark == self._mark else 0.0
+        self._mark, self._last = mark, now
+        return self._seconds
 
 
 def left_by_the_dead(path: Path) -> bool:
     """Whether a lock file, or the temporary one of a lock, belongs to a process of this kernel that is gone."""
     try:
-        holder = json.loads(path.read_text())
-        return bool(holder["kernel"] == kernel() and process_start(int(holder["pid"])) != holder["start"])
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = json.loads(path.read_bytes())
+    except (OSError, ValueError):
         return False
+    return isinstance(holder, dict) and is_gone(holder)
 
 
 def describe(holder: dict[str, Any]) -> str:

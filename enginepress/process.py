@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -84,10 +85,36 @@ def process_start(pid: int) -> str | None:
     """When the process started, in kernel ticks, or None if there is none. Tells a process from a later one of the same pid."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def is_gone(owner: Mapping[str, Any]) -> bool:
+    """Whether the process that left its `kernel`, `pid` and `start` somewhere has surely ended.
+
+    Of another kernel or pid namespace nobody here can tell. Nor of another user's process where `/proc` hides those (hidepid,
+    which shared machines like to have).
+    """
+    pid, start = owner.get("pid"), owner.get("start")
+    if owner.get("kernel") != kernel() or type(pid) is not int:
+        return False
+    if (found := process_start(pid)) is not None or pid <= 0:
+        return found != start
+    return not _is_hidden(pid)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process runs of which `/proc` shows nothing."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        # A process that has ended and waits for its parent may not be signalled either, but is seen.
+        return not os.access(f"/proc/{pid}/stat", os.R_OK)
+    except OSError:
+        pass
+    return False
 
 
 @functools.cache

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ __all__ = ["ENVIRONMENT", "Output", "Workspace"]
 
 USED_SECONDS = 600.0
 """How exactly it is noted when an output was last used: on the time of its record.json."""
+
+_ROUNDS = 3
+"""So often an output is begun: more than once only if others took over while this process was asleep."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Workspace:
             record = json.loads((folder / "record.json").read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise explain_os_error(error, f"reading {kind}", WorkspaceError, where=str(folder)) from None
+        except ValueError:
+            raise WorkspaceError("is damaged", where=str(folder), fix="remove the folder: it is made anew") from None
         with contextlib.suppress(OSError):  # `enginepress prune` goes by when an output was last used
             if time.time() - (folder / "record.json").stat().st_mtime > USED_SECONDS:
                 os.utime(folder / "record.json")
@@ -101,29 +108,38 @@ class Workspace:
         Raises:
             WorkspaceError: if the workspace is full or not writable.
         """
-        if (done := self.find(kind, key)) is not None:
-            return done
-        with self.lock(f"{kind}-{key}", about=about):
+        for _ in range(_ROUNDS):
             if (done := self.find(kind, key)) is not None:
                 return done
-            self._sweep(kind, key)
-            partial = self.path("partial", f"{kind}-{key}-{uuid.uuid4().hex[:8]}")
-            try:
-                (partial / "output").mkdir(parents=True)
-                start = time.time()
-                record = work(partial / "output")
-                record = {**record, "kind": kind, "key": key, "started": start, "seconds": round(time.time() - start, 3)}
-                write_atomic(partial / "record.json", json.dumps(record, indent=1, sort_keys=True))
-                sync_tree(partial)
-                commit_folder(partial, self.path(kind, key))
-            except OSError as error:
-                raise explain_os_error(error, f"writing {kind}", WorkspaceError) from None
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            with self.lock(f"{kind}-{key}", about=about):
+                if (done := self.find(kind, key)) is not None:
+                    return done
+                self._sweep(kind, key)
+                self._make(kind, key, work)
         done = self.find(kind, key)
         if done is None:
             raise WorkspaceError("was removed while it was being used", where=str(self.path(kind, key)))
         return done
+
+    def _make(self, kind: str, key: str, work: Callable[[Path], dict[str, Any]]) -> None:
+        """One attempt at an output. It comes to nothing, and says so by returning, if somebody else has swept it away meanwhile:
+        whoever is asleep for longer than a lock's heartbeat may stand still is taken for dead, and wakes up without a folder."""
+        partial = self.path("partial", f"{kind}-{key}-{uuid.uuid4().hex[:8]}")
+        with _in_words(kind):
+            (partial / "output").mkdir(parents=True)
+        try:
+            start = time.time()
+            with _in_words(kind):
+                record = work(partial / "output")
+                record = {**record, "kind": kind, "key": key, "started": start, "seconds": round(time.time() - start, 3)}
+                write_atomic(partial / "record.json", json.dumps(record, indent=1, sort_keys=True), make_folder=False)
+                sync_tree(partial)
+                commit_folder(partial, self.path(kind, key))
+        except Exception:
+            if os.path.lexists(partial):
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def discard(self, kind: str, key: str) -> None:
         """Removes one output, so that the next run makes it anew (`run --force`)."""
@@ -131,9 +147,9 @@ class Workspace:
             remove_tree(self.path(kind, key))
 
     def _sweep(self, kind: str, key: str) -> None:
-        """Removes what killed predecessors left. Called under the output's lock, so nobody is still writing there."""
+        """Removes what killed predecessors left. Called under the output's lock: whoever still writes there has lost it."""
         for leftover in self.path("partial").glob(f"{kind}-{key}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
 
     def leftovers(self) -> list[Path]:
         """Folders in `partial/` on which nobody works."""
@@ -153,8 +169,8 @@ class Workspace:
         A run needs none of it gone, so what cannot be removed stays.
         """
         with contextlib.suppress(OSError, WorkspaceError):
-            for folder in self.leftovers():
-                shutil.rmtree(folder, ignore_errors=True)
+            for folder in [*self.leftovers(), *self.path("partial").glob(".removed-*")]:
+                _remove(folder)
             for path in sorted(self.path("locks").glob("*.json")):
                 Lock(path, about="sweeping").forget_the_dead()
             for path in sorted(self.path("locks").glob(".*")):
@@ -180,3 +196,18 @@ class Workspace:
         except OSError as error:
             raise explain_os_error(error, "writing to the workspace", WorkspaceError, where=str(path)) from None
         return path
+
+
+@contextlib.contextmanager
+def _in_words(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, f"writing {kind}", WorkspaceError) from None
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder in which somebody may still be writing: under another name first, so that it is never put into place
+    half removed."""
+    with contextlib.suppress(OSError):
+        remove_tree(folder)

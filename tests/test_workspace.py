@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enginepress import locks
 from enginepress.errors import EnginepressError, GateError, LockedError, WorkspaceError, error_from_json
 from enginepress.locks import Lock
-from enginepress.process import die_with, identity, process_start, run_logged
+from enginepress.process import die_with, identity, is_gone, kernel, process_start, run_logged
 from enginepress.workspace import Workspace
 
 HOLD = """
@@ -109,6 +113,85 @@ def test_a_beating_holder_on_another_machine_keeps_its_lock(tmp_path: Path, monk
     thread.join()
 
 
+def test_time_in_which_nobody_looked_does_not_count_against_a_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of NFS that was away for minutes stopped the holder's heartbeat as well as our looking at it."""
+    now = 1000.0
+    monkeypatch.setattr(locks.time, "monotonic", lambda: now)
+    stillness, holder = locks._Stillness(), {"owner": "far", "beat": 7, "changed": 1}
+    for _ in range(11):
+        stillness.seen(holder)
+        now += 5.0
+    now += 600.0
+    assert stillness.seen(holder) < locks.STALE_SECONDS
+    assert stillness.seen({**holder, "beat": 8}) == 0.0
+    for _ in range(13):
+        now += 5.0
+        last = stillness.seen({**holder, "beat": 8})
+    assert last > locks.STALE_SECONDS
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_holder_whose_file_was_moved_aside_by_mistake_takes_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
+    with Lock(tmp_path / "x.json", about="me"):
+        first = json.loads((tmp_path / "x.json").read_text())["owner"]
+        (tmp_path / "x.json").unlink()
+        _wait_until((tmp_path / "x.json").exists)
+        assert json.loads((tmp_path / "x.json").read_text())["owner"] == first
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_file_that_cannot_be_read_for_a_while_does_not_end_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
+    with Lock(tmp_path / "x.json", about="me") as lock:
+        read, refused = Lock._read, []
+
+        def stale(lock: Lock) -> dict[str, Any] | None:
+            refused.append(1)
+            return {} if len(refused) < 3 else read(lock)
+
+        monkeypatch.setattr(Lock, "_read", stale)
+        _wait_until(lambda: lock._beat > 0)
+    assert len(refused) >= 3
+
+
+def test_a_full_disk_leaves_a_holder_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
+    path = tmp_path / "x.json"
+    with Lock(path, about="me"):
+
+        def full(path: Path, text: str, encoding: str = "") -> int:
+            path.touch()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)
+        os.utime(path, (1, 1))
+        _wait_until(lambda: path.stat().st_mtime > 1)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_process_that_proc_hides_counts_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another user's process `/proc` shows nothing where it is mounted with hidepid, and a signal to it is not permitted."""
+    owner = {"kernel": kernel(), "pid": 2**22 + 1, "start": "1"}  # no pid is as large as that
+    assert is_gone(owner)
+
+    def forbidden(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert not is_gone(owner)
+    assert is_gone({**owner, "pid": os.getpid()}), "one that is seen has its start compared"
+    assert not is_gone({**owner, "kernel": "another"})
+
+
 def _count_in_lock(path: Path, counter: Path) -> None:
     for _ in range(5):
         with Lock(path, about="counting"):
@@ -142,6 +225,43 @@ def test_a_finished_output_is_never_made_again(tmp_path: Path) -> None:
     assert len(calls) == 1
     assert first.record["seconds"] >= 0
     assert (first.folder / "x").read_text() == "made"
+
+
+@pytest.mark.parametrize("ending", ["fails", "writes on"])
+@pytest.mark.parametrize("other", ["has finished", "was killed"])
+def test_who_was_asleep_while_somebody_took_over_gets_what_that_one_made(ending: str, other: str, tmp_path: Path) -> None:
+    """Nothing of what the sleeper writes afterwards is put into place: its folder was swept away, or part of it."""
+    workspace, calls = Workspace(tmp_path), []
+
+    def finish(folder: Path) -> None:
+        (folder / "output").mkdir(parents=True)
+        (folder / "output" / "engine").write_text("whole")
+
+    def work(output: Path) -> dict[str, Any]:
+        calls.append(output)
+        if len(calls) == 1:
+            shutil.rmtree(output.parent)  # as who took over does, before it begins
+            if other == "has finished":
+                finish(tmp_path / "engines" / "k")
+                (tmp_path / "engines" / "k" / "record.json").write_text("{}")
+            if ending == "fails":
+                raise GateError("the tool's folder is gone")
+            return {}
+        (output / "engine").write_text("whole")
+        return {}
+
+    done = workspace.produce("engines", "k", work, about="test")
+    assert (done.folder / "engine").read_text() == "whole"
+    assert len(calls) == (1 if other == "has finished" else 2)
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_damaged_record_is_named_and_the_way_out_told(tmp_path: Path) -> None:
+    (tmp_path / "engines" / "k").mkdir(parents=True)
+    (tmp_path / "engines" / "k" / "record.json").write_text("{")
+    with pytest.raises(WorkspaceError, match="is damaged") as caught:
+        Workspace(tmp_path).find("engines", "k")
+    assert caught.value.where == str(tmp_path / "engines" / "k")
 
 
 def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:

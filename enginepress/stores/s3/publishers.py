@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any
 
 from enginepress.errors import StoreError
-from enginepress.process import kernel, process_start
+from enginepress.process import is_gone, kernel, process_start
 from enginepress.sources import Interrupted
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
 from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, fresh_name, is_repository_name
@@ -57,7 +57,8 @@ class Note:
     def is_dead(self, now: datetime) -> bool:
         if self.owner in _mine:
             return False
-        if self.kernel == kernel() and (self.pid == os.getpid() or process_start(self.pid) != self.start):
+        here = {"kernel": self.kernel, "pid": self.pid, "start": self.start}
+        if (self.kernel == kernel() and self.pid == os.getpid()) or is_gone(here):
             return True
         return (now - self.modified).total_seconds() > ABANDONED_SECONDS
 
