@@ -183,6 +183,14 @@ class PlacingSource(Protocol):
 
 
 @runtime_checkable
+class AbortingSource(Protocol):
+    """A source that can end what is under way, so that nobody waits for a server that stands still."""
+
+    def abort(self) -> None:
+        """Ends every request under way; those who wait for one meet Interrupted. From any thread."""
+
+
+@runtime_checkable
 class PeekingSource(Protocol):
     """A source that tells for one small request what it would resolve to now."""
 

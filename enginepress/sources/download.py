@@ -11,6 +11,7 @@ store's names are removed. The next attempt hashes what it finds in the store be
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -140,7 +141,7 @@ class _Checkpoint:
             try:
                 done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
             finally:
-                self._download.stop.set()
+                self._download.give_up()
                 pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
             if not isinstance(future.exception(), Stopped):
@@ -165,8 +166,9 @@ class _Checkpoint:
                     sha256 = self._download.fetch(file, stored, lambda count: self._tell(file, count))
                 self._link(file, stored)
                 return sha256
-            except FileNotFoundError:
-                if attempt == _ATTEMPTS - 1:
+            except OSError as error:
+                # Over NFS, what another machine has removed is a stale handle.
+                if error.errno not in (errno.ENOENT, errno.ESTALE) or attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("the last attempt returns or raises")
 

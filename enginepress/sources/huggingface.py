@@ -92,6 +92,9 @@ class HuggingFaceSource:
         """Bytes of one file at its commit. See CheckpointSource.open_range."""
         return self._client.file(revision.id, file.path, start, stop, file.size)
 
+    def abort(self) -> None:
+        self._client.http.abort()
+
     def where(self, revision: Revision, file: RemoteFile) -> str:
         return f"{self.uri}@{revision.id[:12]}/{file.path}"
 

@@ -90,6 +90,9 @@ class NgcSource:
         with self._client.file(revision.id, file.path, start, stop, file.size) as body:
             yield body
 
+    def abort(self) -> None:
+        self._client.http.abort()
+
     def where(self, revision: Revision, file: RemoteFile) -> str:
         return f"{self.uri}:{revision.id}/{file.path}"
 

@@ -59,8 +59,8 @@ class NgcClient:
         self.org, self.team, self.name = org, team, name
         self.api = base_address("NGC_CLI_API_URL", DEFAULT_API)
         self._pauses = pauses
-        self._http = http or HttpClient(f"enginepress/{enginepress.__version__}")
-        self._identity = NgcIdentity(org, team, token_reference, self._http)
+        self.http = http or HttpClient(f"enginepress/{enginepress.__version__}")
+        self._identity = NgcIdentity(org, team, token_reference, self.http)
         self._lock = threading.Lock()
         self._addresses: dict[tuple[str, str], tuple[str, float]] = {}
 
@@ -124,7 +124,7 @@ class NgcClient:
         """
         address = self._address(version, path)
         span = None if (start, stop) == (0, size) else (start, stop)
-        with self._http.get(address, span=span) as answer:
+        with self.http.get(address, span=span) as answer:
             if answer.status in (400, 401, 403, 410):
                 # Object stores say 403 or 400 to an address whose time is over. A new one settles whether that was it.
                 self._forget(version, path, address)
@@ -180,7 +180,7 @@ class NgcClient:
             url = self._url(route, version, addresses_of, guest=token is None)
             headers = {"accept": "application/json", **({} if etag is None else {"if-none-match": etag})}
             private = {} if token is None else {"authorization": f"Bearer {token}"}
-            with self._http.get(url, headers, private=private) as answer:
+            with self.http.get(url, headers, private=private) as answer:
                 if answer.status == 304 and etag is not None:
                     return None, etag
                 if answer.status == 401 and token is not None and not refused:

@@ -8,9 +8,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -52,7 +54,7 @@ class Site:
                 path, _, query = self.path.partition("?")
                 if path == "/redirect":
                     self.send_response(302)
-                    self.send_header("Location", query)
+                    self.send_header("Location", unquote(query))
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -123,6 +125,16 @@ def test_a_secret_goes_with_a_redirect_on_the_same_server_and_to_no_other(site: 
         assert site.seen[-1][:2] == ("/there", None), "another host name is another server"
 
 
+def test_a_redirect_to_an_address_with_spaces_and_umlauts_is_followed(site: Site) -> None:
+    assert _get(HttpClient("test"), f"{site.url}/redirect?/a%20b/%C3%A4?sig=x%2520y%25") == b"/a%20b/%E4?sig=x%20y%"
+
+
+def test_an_address_that_is_none_is_not_shown_with_its_signature(site: Site) -> None:
+    with pytest.raises(Interrupted) as caught:
+        _get(HttpClient("test"), f"{site.url}/a b?Signature=geheim")
+    assert "geheim" not in str(caught.value)
+
+
 @pytest.mark.parametrize("target", ["/redirect?/redirect?/redirect", "file:///etc/passwd", "ftp://x/y", "http://127.0.0.1:x/"])
 def test_redirects_that_lead_nowhere_are_given_up(target: str, site: Site) -> None:
     url = f"{site.url}/redirect?{target}"
@@ -137,6 +149,23 @@ def test_a_server_that_says_nothing_is_given_up_after_the_timeout(site: Site) ->
     with pytest.raises(Interrupted, match=r"no answer within 0\.2 s"):
         _get(HttpClient("test", timeout=0.2), f"{site.url}/hang")
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_request_that_nobody_answers_ends_when_it_is_given_up(kept: bool, site: Site) -> None:
+    """A minute before its time, also on a kept connection, which is not taken for one that the server had closed."""
+    client = HttpClient("test", timeout=60)
+    if kept:
+        _get(client, f"{site.url}/first")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_get, client, f"{site.url}/hang")
+        while "/hang" not in [path for path, _, _ in site.seen]:
+            time.sleep(0.01)
+        client.abort()
+        with pytest.raises(Interrupted):
+            asked.result()
+    assert [path for path, _, _ in site.seen].count("/hang") == 1
+    assert _get(client, f"{site.url}/later") == b"/later"
 
 
 def test_no_message_holds_a_password_or_a_signature(site: Site) -> None:

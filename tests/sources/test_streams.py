@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ import pytest
 from enginepress.errors import SourceError
 from enginepress.sources import RemoteFile, Revision
 from enginepress.sources.huggingface import HuggingFaceSource
+from enginepress.sources.transfer import partial as partial_module
+from enginepress.sources.transfer import streams as streams_module
+from enginepress.sources.transfer.partial import Partial
 from enginepress.sources.transfer.streams import Streams
 from tests.sources.fetching import QUICK, fetch
 from tests.sources.hub_server import Fault, HubServer
@@ -138,6 +143,97 @@ def test_what_a_server_does_wrong_for_a_while_costs_time_and_nothing_else(fault:
     assert (tmp_path / "out").read_bytes() == large.data
     assert sum(large.counts) == large.file.size
     assert _left(tmp_path) == ["out"]
+
+
+def test_two_streams_that_give_up_at_the_same_time_fail_the_file_and_do_not_wait_for_each_other(
+    large: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = Streams._pause
+
+    def slowly(streams: Streams, *arguments: Any) -> None:
+        try:
+            pause(streams, *arguments)
+        except streams_module._Retired:
+            time.sleep(0.3)  # until the other one gives up as well
+            raise
+
+    monkeypatch.setattr(Streams, "_pause", slowly)
+    large.hub.faults.append(Fault(WEIGHTS, status=503, times=-1))
+    with pytest.raises(SourceError, match="status 503"):
+        large.fetch(tmp_path / "out", streams=2, piece_bytes=600_000)
+
+
+def test_a_file_that_begins_anew_while_it_is_hashed_is_not_called_damaged(
+    large: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash reads from the new file, in which nothing is yet, when it still is the old one's."""
+    forget, read, begun = Partial.forget, Partial.read, threading.Event()
+
+    def slowly(partial: Partial, version: str | None) -> None:
+        forget(partial, version)
+        begun.set()
+        time.sleep(0.3)
+
+    def late(partial: Partial, offset: int, count: int) -> bytes:
+        begun.wait(10)
+        return read(partial, offset, count)
+
+    monkeypatch.setattr(Partial, "forget", slowly)
+    monkeypatch.setattr(Partial, "read", late)
+    large.hub.faults += [Fault(WEIGHTS, corrupt_at=3, etag='"old"', times=1)]
+    large.fetch(tmp_path / "out", streams=1)
+    assert (tmp_path / "out").read_bytes() == large.data
+
+
+def test_a_storage_that_refuses_an_address_that_was_just_signed_is_asked_again(large: Large, tmp_path: Path) -> None:
+    large.hub.faults.append(Fault(WEIGHTS, expired=True, times=3))
+    large.fetch(tmp_path / "out", streams=1)
+    assert (tmp_path / "out").read_bytes() == large.data
+    large.hub.faults.append(Fault(WEIGHTS, expired=True, times=-1))
+    with pytest.raises(SourceError, match="storage answers with status 403"):
+        large.fetch(tmp_path / "again", streams=1)
+
+
+def test_what_was_killed_between_two_steps_leaves_nothing_after_a_success(large: Large, tmp_path: Path) -> None:
+    digest = large.file.digest.value
+    for name in (f"{digest}.{'a' * 12}.part.json", f".{digest}.{'b' * 12}.part.json.new", f"{digest}.{'c' * 12}.part"):
+        (tmp_path / name).write_bytes(b"{")
+    large.fetch(tmp_path / "out")
+    assert _left(tmp_path) == ["out"]
+
+
+def test_a_partial_file_that_another_process_removes_is_begun_anew(
+    large: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As who has fetched the same file for another checkpoint does. No record stays behind without its file."""
+    sync = Partial.sync
+
+    def removed(partial: Partial) -> None:
+        sync(partial)
+        partial.path.unlink()
+
+    monkeypatch.setattr(Partial, "sync", removed)
+    with pytest.raises(FileNotFoundError):
+        large.fetch(tmp_path / "out")
+    assert _left(tmp_path) == []
+
+
+def test_a_disk_that_is_full_for_the_last_record_too_keeps_the_one_before(
+    large: Large, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large.hub.faults += [Fault(WEIGHTS, times=4), Fault(WEIGHTS, status=503, times=-1)]
+    write = partial_module.write_unsynced
+
+    def full(path: Path, text: str) -> None:
+        if json.loads(text)["owner"] is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(partial_module, "write_unsynced", full)
+    with pytest.raises(SourceError, match="status 503"):
+        large.fetch(tmp_path / "out", streams=1)
+    (record,) = tmp_path.glob("*.json")
+    assert json.loads(record.read_text())["spans"] == [[0, 524_288]]
 
 
 def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(large: Large, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from enginepress.errors import SourceError
 from enginepress.sources import Body, Digest, Interrupted, RemoteFile, Revision
-from enginepress.sources.transfer import Download, PartialStore
+from enginepress.sources.transfer import Download, PartialStore, partial
 
 SIZE = 6_000_000
 OLD, NEW = b"a" * SIZE, b"b" * SIZE
@@ -73,3 +75,28 @@ def test_a_file_without_a_digest_is_gone_on_with_only_if_it_is_marked_as_the_sam
     source = Source(OLD if kept else NEW, **after)
     assert _fetch(source, tmp_path) == source.data
     assert (source.sent < SIZE) == kept
+
+
+def test_what_a_record_names_is_on_the_disk_where_no_digest_would_find_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses its power may keep the record and lose the bytes, and zeros of the right size are no file."""
+    synced, recorded, sync, write = 0, [], os.fdatasync, partial.write_unsynced
+
+    def syncing(handle: int) -> None:
+        nonlocal synced
+        synced = source.sent
+        sync(handle)
+
+    def recording(path: Path, text: str) -> None:
+        spans = json.loads(text)["spans"]
+        recorded.append((spans[-1][1] if spans else 0, synced))
+        write(path, text)
+
+    monkeypatch.setattr(os, "fdatasync", syncing)
+    monkeypatch.setattr(partial, "write_unsynced", recording)
+    source = Source(OLD, version='"x"')
+    store = PartialStore(tmp_path, record_bytes=256 * 1024)
+    Download(source, REVISION, store, streams=1).fetch(FILE, tmp_path / "target", lambda count: None)
+    assert len(recorded) > 3
+    assert all(named <= durable for named, durable in recorded)

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enginepress.sources import Body, CheckpointSource, PlacingSource, Progress, RemoteFile, Revision
+from enginepress.sources import AbortingSource, Body, CheckpointSource, PlacingSource, Progress, RemoteFile, Revision
 from enginepress.sources.transfer.hashes import MISMATCH, FileHash
 from enginepress.sources.transfer.pace import PAUSES, Bandwidth
 from enginepress.sources.transfer.partial import Partial, PartialStore
@@ -86,6 +86,12 @@ class Download:
         self.store.clean(file)
         return sha256
 
+    def give_up(self) -> None:
+        """Ends all that is under way: soon, whatever the source's server does."""
+        self.stop.set()
+        if isinstance(self.source, AbortingSource):
+            self.source.abort()
+
     def open_range(self, file: RemoteFile, start: int, stop: int) -> AbstractContextManager[Body]:
         return self.source.open_range(self.revision, file, start, stop)
 
@@ -131,6 +137,8 @@ class Download:
                     bandwidth=self.bandwidth,
                     stop=self.stop,
                 )
+                if file.digest.algorithm == "none":
+                    os.fsync(out.fileno())  # nothing would find out that its bytes were lost with the machine's power
             os.rename(path, target)
         except BaseException:
             path.unlink(missing_ok=True)

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from enginepress.sources import Body, Interrupted
-from enginepress.sources.transfer.watch import Watch
+from enginepress.sources.transfer.watch import Watch, shut_down
 
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 256 * 1024
@@ -41,6 +41,9 @@ FINISH_SECONDS = 1.0
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)
 """What a connection that fails raises. ValueError: answers that are no HTTP, such as a chunk whose length is no number."""
+
+_LEGAL = "%/:=&?~#+!$,;'@()*[]"
+"""What may stand in an address beside letters and digits. Servers redirect to addresses with spaces and umlauts, too."""
 
 _Origin = tuple[str, str, int]
 
@@ -126,6 +129,8 @@ class HttpClient:
         self._ca_bundle = ca_bundle
         self._context: ssl.SSLContext | None = None
         self._idle: dict[_Origin, list[http.client.HTTPConnection]] = {}
+        self._under_way: dict[http.client.HTTPConnection, socket.socket] = {}
+        self._aborts = 0
         self._lock = threading.Lock()
         self._watch = Watch()
 
@@ -156,7 +161,7 @@ class HttpClient:
             target = response.getheader("location")
             if response.status in (301, 302, 303, 307, 308) and target:
                 self._finish(address, connection, response)
-                address = urljoin(address, target)
+                address = urljoin(address, quote(target.encode("latin-1"), safe=_LEGAL))
                 if urlsplit(address).scheme not in ("http", "https"):
                     raise Interrupted("the server redirects to something that is no web address")
                 continue
@@ -164,6 +169,7 @@ class HttpClient:
                 yield Answer(response.status, response.headers, self._blocks(response), address, self.timeout)
             except BaseException:
                 # Who left before the end has a reason, such as a stream that stands still: nobody waits for its rest.
+                self._forget(connection)
                 response.close()
                 connection.close()
                 raise
@@ -177,22 +183,36 @@ class HttpClient:
         for connection in (c for connections in idle.values() for c in connections):
             connection.close()
 
+    def abort(self) -> None:
+        """Ends every request that is under way: whoever waits for its answer meets Interrupted at once. Others may follow."""
+        with self._lock:
+            self._aborts += 1
+            under_way = list(self._under_way.values())
+        for connection in under_way:
+            shut_down(connection)
+
     # One request ------------------------------------------------------------------------------------------------------
 
     def _ask(self, url: str, headers: dict[str, str]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """Sends a request. A kept connection that turns out to be closed is replaced by a new one."""
+        aborts = self._aborts
         while True:
             kept = self._take(_origin(url))
             connection = kept
             try:
                 connection = connection or self._connect(url)
+                with self._lock:
+                    if aborts != self._aborts:
+                        raise ConnectionAbortedError("it was given up")
+                    self._under_way[connection] = connection.sock
                 connection.request("GET", self._request_target(url), headers=self._headers(url, headers))
                 with self._watch.within(connection.sock, HEADER_TIMEOUTS * self.timeout):
                     return connection, connection.getresponse()
             except FAILURES as error:
                 if connection is not None:
+                    self._forget(connection)
                     connection.close()
-                if kept is not None and not isinstance(error, TimeoutError):
+                if kept is not None and not isinstance(error, TimeoutError) and aborts == self._aborts:
                     continue
                 raise Interrupted(self._describe(error)) from None
 
@@ -249,6 +269,8 @@ class HttpClient:
             return f"no answer within {self.timeout:g} s"
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {error.verify_message}"
+        if isinstance(error, http.client.InvalidURL):
+            return "the address is not valid"  # the library's message has all of it, with its signature
         text = " ".join(str(error.strerror if isinstance(error, OSError) and error.strerror else error).split())
         text = re.sub(r"\w+://\S+", lambda match: public_address(match[0]), text)
         return f"{text or 'the connection broke'} ({type(error).__name__})"
@@ -260,6 +282,10 @@ class HttpClient:
             kept = self._idle.get(origin)
             return kept.pop() if kept else None
 
+    def _forget(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._under_way.pop(connection, None)
+
     def _finish(self, url: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
         """Keeps the connection if the answer was read to its end, or if little of it is left and comes at once."""
         try:
@@ -270,6 +296,8 @@ class HttpClient:
         except FAILURES:
             connection.close()
             return
+        finally:
+            self._forget(connection)
         if not response.isclosed() or connection.sock is None:
             response.close()
             connection.close()

@@ -5,7 +5,9 @@
                                    "owner": {"kernel": "…", "pid": 12, "start": "993"}}
 
 A record is a hint and no proof: whoever goes on with a partial file reads and hashes it again, and only the digest of the
-whole admits it. The record is written after the bytes that it names, so that a killed process loses what came since.
+whole admits it. The record is written after the bytes that it names, so that a killed process loses what came since. Where
+no digest was published, nothing would find out that a machine lost power with bytes that were recorded and not on the disk
+yet: there they are synced first.
 
 Nobody writes into a file into which somebody else might: that could change bytes after they were hashed. What a process of
 this kernel left that is gone, or what was given up in order, is taken over by renaming. Of what another machine left, which
@@ -24,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginepress.files import write_unsynced
-from enginepress.process import kernel, process_start
+from enginepress.files import unfinished, write_unsynced
+from enginepress.process import is_gone, kernel, process_start
 from enginepress.sources import RemoteFile
 from enginepress.sources.transfer.disk import begin_writing, copy_span, write_all
 from enginepress.sources.transfer.ranges import Ranges
@@ -34,7 +36,11 @@ FORMAT = 1
 RECORD_BYTES = 4 * 1024 * 1024
 """So much may arrive between two records. What a killed process loses is this and what is in flight."""
 
-_PART = re.compile(r"[0-9a-f]+\.[0-9a-f]{12}\.part")
+_PART = re.compile(r"\.?([0-9a-f]+\.[0-9a-f]{12}\.part)(\.json|\.json\.new)?")
+"""A partial file, its record, or one that was just being written: whoever is killed leaves any of them without the others."""
+
+UNDIGESTED = 4
+"""So many times as much where each record has to wait for the disk."""
 
 FLUSH_BYTES = 32 * 1024 * 1024
 """After so much the kernel is told to begin writing to the disk, so that the sync at the end has little left to do."""
@@ -79,10 +85,7 @@ class Record:
 
     def may_be_written(self) -> bool:
         """Whether the owner may still be at it."""
-        if self.owner is None:
-            return False
-        here = self.owner.get("kernel") == kernel()
-        return not here or process_start(int(self.owner.get("pid") or 0)) == self.owner.get("start")
+        return self.owner is not None and not is_gone(self.owner)
 
     def is_running_here(self) -> bool:
         return self.owner is not None and self.owner.get("kernel") == kernel() and self.may_be_written()
@@ -99,9 +102,8 @@ class PartialStore:
         self.folder = folder
         self.record_bytes = record_bytes
         self._left: dict[str, list[Path]] = {}
-        for entry in sorted(os.listdir(folder)):
-            if _PART.fullmatch(entry):
-                self._left.setdefault(entry.partition(".")[0], []).append(folder / entry)
+        for part in sorted({match[1] for entry in os.listdir(folder) if (match := _PART.fullmatch(entry))}):
+            self._left.setdefault(part.partition(".")[0], []).append(folder / part)
 
     def new_path(self, file: RemoteFile) -> Path:
         """A name that nobody else has."""
@@ -125,7 +127,7 @@ class PartialStore:
         for path, record in self.others(file):
             if record is None or not record.is_running_here():
                 path.unlink(missing_ok=True)
-                _record_path(path).unlink(missing_ok=True)
+                _remove_record(path)
 
 
 class Partial:
@@ -141,7 +143,8 @@ class Partial:
         self.spans = Ranges()
         self.version: str | None = None
         self._file = file
-        self._record_bytes = store.record_bytes
+        self._digested = file.digest.algorithm != "none"
+        self._record_bytes = store.record_bytes if self._digested else UNDIGESTED * store.record_bytes
         self._owner: dict[str, Any] | None = {"kernel": kernel(), "pid": os.getpid(), "start": process_start(os.getpid())}
         self._lock = threading.Lock()
         self._recording = threading.Lock()
@@ -152,6 +155,7 @@ class Partial:
             self.spans, self.version = inherited.spans, inherited.version
         self._claimed = self.spans
         self.resumed = bool(self.spans.spans)
+        self._handle = -1
         self._record()  # first, so that nobody meets the file without one
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -195,9 +199,10 @@ class Partial:
     def forget(self, version: str | None) -> None:
         """Begins anew, with the file's new version: in a new file, since somebody may just be writing into the old one."""
         with self._lock:
-            self._closed.append(self._handle)
             self.path.unlink(missing_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            fresh = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            self._closed.append(self._handle)
+            self._handle = fresh
             self.spans = self._claimed = Ranges()
             self.version = version
             self.epoch += 1
@@ -211,23 +216,29 @@ class Partial:
         os.fsync(self._handle)
 
     def give_up(self) -> None:
-        """Closes the file and leaves it to whoever comes next; one without a byte is removed."""
+        """Closes the file and leaves it to whoever comes next; one without a byte, or that somebody removed, is removed."""
         self._owner = None
-        if self.spans.spans:
-            self._record()
-            self._close()
+        if self.spans.spans and os.path.lexists(self.path):
+            try:
+                self._record()
+            except OSError:
+                pass  # of a disk that is full, say: the record before this one still stands, and names fewer bytes
+            finally:
+                self._close()
         else:
             self.discard()
 
     def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        _record_path(self.path).unlink(missing_ok=True)
-        self._close()
+        try:
+            self.path.unlink(missing_ok=True)
+            _remove_record(self.path)
+        finally:
+            self._close()
 
     def admit(self, target: Path) -> None:
         """Renames the verified file to its name."""
         os.rename(self.path, target)
-        _record_path(self.path).unlink(missing_ok=True)
+        _remove_record(self.path)
         self._close()
 
     def _close(self) -> None:
@@ -238,6 +249,9 @@ class Partial:
         with self._recording:
             with self._lock:
                 record = Record(self._file.size, self._file.digest.value, self.version, self.spans, self._owner)
+                handle = self._handle
+            if not self._digested and handle >= 0 and record.spans.spans:
+                os.fdatasync(handle)
             write_unsynced(_record_path(self.path), record.to_json())
 
 
@@ -246,6 +260,12 @@ class Partial:
 
 def _record_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+def _remove_record(path: Path) -> None:
+    record = _record_path(path)
+    record.unlink(missing_ok=True)
+    unfinished(record).unlink(missing_ok=True)
 
 
 def _fits(record: Record, path: Path, file: RemoteFile) -> bool:
@@ -282,4 +302,6 @@ def _inherit(found: Iterable[tuple[Path, Record | None]], mine: Path) -> Record 
 
 def _copy_spans(source: Path, target: Path, spans: Ranges) -> bool:
     with open(source, "rb") as reader, open(target, "xb") as writer:
-        return all(copy_span(reader.fileno(), writer.fileno(), start, stop) for start, stop in spans.spans)
+        whole = all(copy_span(reader.fileno(), writer.fileno(), start, stop) for start, stop in spans.spans)
+        os.fdatasync(writer.fileno())
+        return whole

@@ -108,9 +108,8 @@ class Streams:
         self._tell()
         helpers = min(len(self._todo), self._shared.streams)
         with ThreadPoolExecutor(helpers + 1, thread_name_prefix="stream") as pool:
-            futures = [pool.submit(self._follow), *(pool.submit(self._help) for _ in range(helpers))]
             try:
-                self._wait(futures)
+                self._wait([pool.submit(self._follow), *(pool.submit(self._help) for _ in range(helpers))])
             finally:
                 with self._lock:
                     self._over = True
@@ -159,7 +158,10 @@ class Streams:
                     self._grown.wait(1.0)
                     continue
             block = self._partial.read(hashes.size, count)
-            if not block and hashes is self._hashes:
+            if not block:
+                with self._lock:  # whoever just begins the file anew has to come to the new hashes first
+                    if hashes is not self._hashes:
+                        continue
                 raise WrongBytes(SourceError("was changed from outside while it was fetched", where=str(self._partial.path)))
             hashes.update(block)  # a change of version leaves these hashes behind
 
@@ -168,16 +170,22 @@ class Streams:
     def _help(self) -> None:
         """One stream's life: takes pieces until none are left."""
         while (piece := self._take()) is not None:
+            retired = False
             try:
                 self._finish(piece)
             except _Anew:
                 pass
             except _Retired:
+                retired = True
                 return
             finally:
-                with self._lock:
-                    self._under_way -= 1
-                    self._changed.notify_all()
+                if not retired:
+                    self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+            self._changed.notify_all()
 
     def _take(self) -> _Piece | None:
         """The next piece, when one is missing and this file may have another stream; None when nothing is left to do.
@@ -267,6 +275,7 @@ class Streams:
             with self._lock:
                 if self._under_way > 1:
                     self._todo.insert(0, (piece.at, piece.stop))
+                    self._leave()  # at once: of two that give up together, one must see that it is the last
                     raise _Retired
             raise could_not_be_fetched(self._file, self._partial.spans.total, error, self._shared.where(self._file))
         seconds = pause_before(piece.failures, pauses, error.wait)

@@ -56,10 +56,14 @@ class Watch:
                 for number, (deadline, connection) in list(self._watched.items()):
                     if deadline <= now:
                         del self._watched[number]
-                        with contextlib.suppress(OSError):
-                            # Of the plain socket also under TLS: another thread is just reading through it.
-                            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                        shut_down(connection)
                 nearest = min((deadline for deadline, _ in self._watched.values()), default=now)
                 if not self._changed.wait(max(nearest - now, 0.05)) and not self._watched:
                     break
             self._thread = None
+
+
+def shut_down(connection: socket.socket) -> None:
+    """Whoever waits for it meets its end at once. Of the plain socket also under TLS: another thread is reading through it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
