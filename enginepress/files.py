@@ -60,7 +60,8 @@ def check_relative(relative: str) -> str:
     """`relative` itself, if it is a plain relative POSIX path.
 
     Raises:
-        UnsafePathError: if it is empty, absolute, has `..`, `.`, empty or backslash parts, a drive, or a control character.
+        UnsafePathError: if it is empty, absolute, has `..`, `.`, empty or backslash parts, a drive, a control character, or half
+            a character: JSON may spell a lone surrogate, which is no text and can be no file's name.
     """
     parts = relative.split("/")
     bad = (
@@ -68,7 +69,7 @@ def check_relative(relative: str) -> str:
         or PurePosixPath(relative).is_absolute()
         or any(part in ("", ".", "..") for part in parts)
         or "\\" in relative
-        or any(ord(c) < 32 or ord(c) == 127 for c in relative)
+        or any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in relative)
         or (len(parts[0]) >= 2 and parts[0][1] == ":")
     )
     if bad:

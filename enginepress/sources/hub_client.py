@@ -153,9 +153,13 @@ class HubClient:
             self._signed.pop(address, None)
         with self._get(address, span) as answer:
             body = self._body(answer, span, commit, address)
-            if urlsplit(answer.url).netloc != urlsplit(self.endpoint).netloc:
+            if self._is_elsewhere(answer.url):
                 self._signed[address] = (answer.url, time.monotonic())
             yield body
+
+    def _is_elsewhere(self, url: str) -> bool:
+        """Whether the hub redirected to another server."""
+        return urlsplit(url).netloc != urlsplit(self.endpoint).netloc
 
     def _known_address(self, address: str) -> str | None:
         found = self._signed.get(address)
@@ -254,6 +258,9 @@ class HubClient:
         if _may_pass(status):
             problem = "it asks for fewer requests (429)" if status == 429 else f"it answers with status {status}"
             return Interrupted(problem, wait=answer.retry_after)
+        if not code and "/resolve/" in address and status in (400, 401, 403, 404, 410) and self._is_elsewhere(answer.url):
+            # The hub has just signed this address: its storage refuses it for another reason than who asks.
+            return Interrupted(f"the hub's storage answers with status {status}")
         if code == "GatedRepo":
             return self._gated(status)
         if status == 416:

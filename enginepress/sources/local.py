@@ -133,11 +133,12 @@ class LocalSource:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    check_relative(entry.name)
+                    name = os.fsencode(entry.name).decode(errors="replace")  # one that is not UTF-8 is of nothing that is needed
+                    check_relative(name)
                     if entry.is_dir():
-                        sizes[f"{entry.name}/…"] = 0
+                        sizes[f"{name}/…"] = 0
                     else:
-                        sizes[entry.name] = _size(entry)
+                        sizes[name] = _size(entry)
         except FileNotFoundError:
             raise SourceError("there is no such folder", where=str(self.folder), fix="check `source.uri`") from None
         except NotADirectoryError:

@@ -74,9 +74,11 @@ class S3Client:
                     found.append(Listed(entry["Key"], int(entry["Size"]), str(entry.get("ETag", "")).strip('"')))
             if len(found) > MAX_OBJECTS:
                 raise SourceError(f"holds more than {MAX_OBJECTS:,} objects", where=where, fix="name the checkpoint's own folder")
-            following = answer.get("NextContinuationToken")
-            if not answer.get("IsTruncated") or not following or {"ContinuationToken": following} == token:
+            if not answer.get("IsTruncated"):
                 return found
+            following = answer.get("NextContinuationToken")
+            if not following or {"ContinuationToken": following} == token:
+                raise SourceError("the server says that its listing goes on, and not where", where=where)
             token = {"ContinuationToken": following}
 
     def head(self, key: str) -> ObjectHead:

@@ -62,7 +62,7 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 
 def check_weights(paths: Mapping[str, Path]) -> None:
-    """Whether the weights of a checkpoint are whole and belong together.
+    """Whether the weights of a checkpoint are whole and belong together, and no file is a stand-in for one.
 
     Every safetensors file has a valid header and exactly the bytes that it announces; every shard that the index names is
     there and has the tensors that the index says. Of pickle files, which cannot be checked without running them, only
@@ -78,6 +78,8 @@ def check_weights(paths: Mapping[str, Path]) -> None:
     for name, path in sorted(paths.items()):
         if name.endswith((".safetensors", ".bin")):
             _check_foreign(path, pickle=name.endswith(".bin"))
+        else:
+            _check_pointer(path)
         if name.endswith(".safetensors"):
             headers[name] = read_header(path)
             if not headers[name].tensors:
@@ -104,6 +106,17 @@ def _check_index(paths: Mapping[str, Path], headers: Mapping[str, Header]) -> No
                 where=str(paths[file]),
                 fix=_MIXED,
             )
+
+
+def _check_pointer(path: Path) -> None:
+    """Refuses what `git clone` leaves of a file that git-lfs keeps."""
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(len(_LFS))
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if start == _LFS:
+        raise SourceError("is a git-lfs pointer, not the file itself", where=str(path), fix=_FOREIGN[0][2])
 
 
 def _check_foreign(path: Path, *, pickle: bool) -> None:

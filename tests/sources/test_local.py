@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -202,6 +203,14 @@ def test_links_and_pipes_that_are_no_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(folder / "tokenizer.json")
     with pytest.raises(SourceError, match="no plain file"):
         _open(folder).resolve()
+
+
+def test_a_file_beside_the_checkpoint_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", checkpoint())
+    Path(os.fsdecode(os.fsencode(folder) + b"/notes-\xe9.txt")).write_text("x")
+    revision = _open(folder).resolve()
+    assert "notes-\ufffd.txt" in revision.unused
+    assert json.dumps(revision.to_json(), ensure_ascii=False).encode()
 
 
 def _hub_cache(root: Path, files: dict[str, bytes]) -> Path:

@@ -142,6 +142,16 @@ def test_a_listing_with_a_hostile_key_is_refused(path: str, s3: S3Server) -> Non
         _open().resolve()
 
 
+@pytest.mark.parametrize("token", ["", "<NextContinuationToken>again</NextContinuationToken>"])
+def test_a_listing_that_goes_on_nowhere_is_not_taken_for_whole(token: str, s3: S3Server) -> None:
+    entry = f"<Contents><Key>{FOLDER}/config.json</Key><Size>2</Size><ETag>x</ETag></Contents>"
+    page = f"<ListBucketResult><IsTruncated>true</IsTruncated>{token}{entry}</ListBucketResult>"
+    s3.add("bucket", checkpoint(), prefix=f"{FOLDER}/")
+    s3.faults.append(Fault("*", body=page.encode(), times=-1))
+    with pytest.raises(SourceError, match="goes on, and not where"):
+        _open().resolve()
+
+
 def test_a_folder_without_objects_is_said_to_be_empty(s3: S3Server) -> None:
     s3.add("bucket", {})
     with pytest.raises(SourceError, match="holds no objects"):

@@ -103,3 +103,13 @@ def test_an_index_that_lies_about_names_never_leads_out_of_the_folder(tmp_path: 
     index = json.dumps({"weight_map": {"a": "../secret.safetensors"}}).encode()
     with pytest.raises(SourceError, match="not a plain relative path"):
         _check(write(tmp_path / "in", {INDEX: index}))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "generation_config.json", "LICENSE"])
+def test_a_git_lfs_pointer_under_any_name_is_called_one(name: str, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 500000\n"
+    folder = write(tmp_path, {**checkpoint(), name: pointer})
+    with pytest.raises(SourceError, match="is a git-lfs pointer") as caught:
+        _check(folder)
+    assert caught.value.where == str(folder / name)
+    assert "git lfs pull" in str(caught.value.fix)
