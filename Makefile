@@ -20,7 +20,7 @@ run: $(READY)
 	$(BIN)/enginepress run $(RECIPE) --workspace $(WORKSPACE)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not root and not ceph and not nfs"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not root and not ceph and not nfs"
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800

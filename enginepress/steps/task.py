@@ -205,6 +205,7 @@ def _recorded(
         from enginepress.steps import shown
 
         shown.leave(name, job, made, facts, outputs)
+        leave(status="done", facts=facts)  # its seconds are those until now
     # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
     gc.freeze()
     return result

@@ -34,6 +34,7 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return trained(tmp_path_factory.mktemp("two-steps"), "--steps", "2")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(two_steps: dict[str, bytes], tmp_path: Path) -> None:
     assert set(two_steps) == WRITTEN
     assert trained(tmp_path, "--steps", "2") == two_steps

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.run.recipes import enginepress, run, write_recipe
 from tests.sources.ngc_server import NgcServer
 
 KEY = "nvapi-thisKeyIsSecretAndStaysSo"
 
 
+@pytest.mark.slow
 def test_a_run_from_ngc_with_a_lock(tmp_path: Path, checkpoint: Path) -> None:
     files = {p.name: p.read_bytes() for p in checkpoint.iterdir()}
     with NgcServer() as ngc:

@@ -52,14 +52,14 @@ def test_an_unchanged_recipe_is_up_to_date_and_nothing_is_touched(finished: Fini
     assert _tree(finished.folder) == before
 
 
-def test_a_changed_build_field_makes_a_second_release_and_keeps_the_first(finished: Finished, checkpoint: Path) -> None:
-    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 5})
-    result = run_json(recipe)
-    assert result["release"] == 2
-    assert result["build_key"] != finished.result["build_key"]
-    rows = json.loads(enginepress("releases", recipe, "--json").stdout)
+def test_a_changed_build_field_makes_a_second_release_and_keeps_the_first(
+    finished_once: Finished, finished_twice_once: Finished
+) -> None:
+    assert finished_twice_once.result["release"] == 2
+    assert finished_twice_once.result["build_key"] != finished_once.result["build_key"]
+    rows = json.loads(enginepress("releases", finished_twice_once.recipe, "--json").stdout)
     assert [r["channels"] for r in rows] == [[], ["candidate"]]
-    engines = list((finished.folder / "workspace" / "engines").iterdir())
+    engines = list((finished_twice_once.folder / "workspace" / "engines").iterdir())
     assert len(engines) == 1, "the engine does not depend on how it is served"
 
 
@@ -133,22 +133,21 @@ def test_force_builds_again_and_the_same_content_stays_the_same_release(finished
     assert json.loads((engine / "record.json").read_text())["started"] > before
 
 
-def test_a_rollback_is_not_undone_by_the_next_run(finished: Finished, checkpoint: Path) -> None:
-    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 7})
-    assert run_json(recipe)["release"] == 2
-    done = enginepress("rollback", recipe, "--channel", "candidate", "-w", finished.folder / "workspace")
+def test_a_rollback_is_not_undone_by_the_next_run(finished_twice: Finished) -> None:
+    recipe = finished_twice.recipe
+    done = enginepress("rollback", recipe, "--channel", "candidate", "-w", finished_twice.folder / "workspace")
     assert done.returncode == 0, done.stderr
     assert "back on release 1" in done.stdout
+    run_json(recipe)  # registers the copy
     after = run_json(recipe)
     assert after["up_to_date"]
     assert "candidate is on release 1" in after["notes"][0]
 
 
-def test_a_rollback_after_a_promotion_undoes_it(finished: Finished, checkpoint: Path) -> None:
+def test_a_rollback_after_a_promotion_undoes_it(finished_twice: Finished) -> None:
     """As the README has it: release 2 is on the channel, 1 is promoted by hand, and the rollback leads back to 2."""
-    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 14})
-    assert run_json(recipe)["release"] == 2
-    where = ("-c", "candidate", "-w", finished.folder / "workspace")
+    recipe = finished_twice.recipe
+    where = ("-c", "candidate", "-w", finished_twice.folder / "workspace")
     assert enginepress("promote", recipe, "1", *where).returncode == 0
     back = enginepress("rollback", recipe, *where)
     assert "back on release 2" in back.stdout, back.stderr
@@ -159,18 +158,18 @@ def test_a_rollback_after_a_promotion_undoes_it(finished: Finished, checkpoint: 
     assert "no earlier release" in last.stderr
 
 
-def test_what_no_server_has_loaded_stays_on_candidate_until_it_is_gated(tmp_path: Path, checkpoint: Path) -> None:
-    recipe = write_recipe(tmp_path, checkpoint, checks={"served": False})
+def test_what_no_server_has_loaded_stays_on_candidate_until_it_is_gated(built: Path, checkpoint: Path) -> None:
+    recipe = write_recipe(built, checkpoint, checks={"served": False})
     assert run_json(recipe)["release"] == 1
-    manifest = json.loads((tmp_path / "store/tiny/releases/1/manifest.json").read_text())
+    manifest = json.loads((built / "store/tiny/releases/1/manifest.json").read_text())
     assert manifest["made_with"]["gate"] == "unserved"
-    refused = enginepress("promote", recipe, "1", "-c", "production", "-w", tmp_path / "workspace")
+    refused = enginepress("promote", recipe, "1", "-c", "production", "-w", built / "workspace")
     assert refused.returncode == 1
     assert "published unserved" in refused.stderr
-    write_recipe(tmp_path, checkpoint)
+    write_recipe(built, checkpoint)
     again = run_json(recipe)
     assert again["release"] == 1, "the same release, gated now"
-    allowed = enginepress("promote", recipe, "1", "-c", "production", "-w", tmp_path / "workspace")
+    allowed = enginepress("promote", recipe, "1", "-c", "production", "-w", built / "workspace")
     assert allowed.returncode == 0, allowed.stderr
 
 
@@ -184,18 +183,16 @@ def test_a_misspelt_channel_is_not_made(finished: Finished) -> None:
     assert "production is on release 1 (a new channel)" in other.stdout
 
 
-def test_a_damaged_release_does_not_bar_the_way_to_the_others(finished: Finished, checkpoint: Path) -> None:
-    recipe = write_recipe(finished.folder, checkpoint, serving={"max_concurrent_requests": 15})
-    assert run_json(recipe)["release"] == 2
-    manifest = finished.folder / "store" / "tiny" / "releases" / "1" / "manifest.json"
+def test_a_damaged_release_does_not_bar_the_way_to_the_others(finished_twice: Finished) -> None:
+    manifest = finished_twice.folder / "store" / "tiny" / "releases" / "1" / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_text(manifest.read_text().replace("int", "ind").replace('"release": 1', '"release": 5'))
-    target = finished.folder / "store" / "tiny"
+    target = finished_twice.folder / "store" / "tiny"
     first, second = json.loads(enginepress("releases", target, "--json").stdout)
     assert first["damage"]
     assert second["channels"] == ["candidate"]
     assert enginepress("promote", target, "2", "-c", "production").returncode == 0
-    doctor = enginepress("doctor", target, "-w", finished.folder / "workspace")
+    doctor = enginepress("doctor", target, "-w", finished_twice.folder / "workspace")
     assert doctor.returncode == 1
     assert "channel production: release 2" in doctor.stdout
 
@@ -243,12 +240,12 @@ def test_a_place_with_an_odd_name_is_a_place_like_others(tmp_path: Path, checkpo
     assert run_json(recipe)["up_to_date"]
 
 
-def test_two_runs_at_once_make_one_release(tmp_path: Path, checkpoint: Path) -> None:
+def test_two_runs_at_once_make_one_release(built: Path, checkpoint: Path) -> None:
     import subprocess
     import sys
 
-    recipe = write_recipe(tmp_path, checkpoint)
-    command = [sys.executable, "-m", "enginepress", "run", str(recipe), "-w", str(tmp_path / "workspace"), "--json"]
+    recipe = write_recipe(built, checkpoint)
+    command = [sys.executable, "-m", "enginepress", "run", str(recipe), "-w", str(built / "workspace"), "--json"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ended = [p.communicate() for p in both]
     assert [p.returncode for p in both] == [0, 0], ended

@@ -269,10 +269,10 @@ def test_the_report_of_a_pass_is_safe_to_show() -> None:
     assert "\\*it\\*" in text
 
 
-def test_a_run_apart_tells_its_steps_and_its_result(tmp_path: Path, checkpoint: Path) -> None:
-    path = write_recipe(tmp_path, checkpoint, checks={"served": False})
+def test_a_run_apart_tells_its_steps_and_its_result(built: Path, checkpoint: Path) -> None:
+    path = write_recipe(built, checkpoint, checks={"served": False})
     seen: list[tuple[str, str]] = []
-    workspace = Workspace(tmp_path / "workspace")
+    workspace = Workspace(built / "workspace")
     with RunApart(load_recipe(path), workspace) as run:
         result = run.result(follow=lambda step, status, text: seen.append((step, status)))
     assert (result.release, result.up_to_date) == (1, False)

@@ -205,11 +205,9 @@ def test_the_end_of_the_thread_that_started_it_does_not_end_it(tmp_path: Path, l
 
 
 CHILD = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from enginepress.serving.tritonserver import TritonServer
-# A shell that started the tests in the background has SIGINT ignored, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 with TritonServer(Path(sys.argv[1]), log=Path(sys.argv[2]), ready_timeout_s=60) as server:
     print(server.pid, flush=True)
     time.sleep(600)
