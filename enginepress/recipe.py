@@ -17,64 +17,34 @@ defaults are left out of the canonical form and so of every digest.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from enginepress.canonical import json_digest
-from enginepress.errors import UsageError
-from enginepress.quantities import parse_duration
+from enginepress.recipe_fields import (
+    ChannelName,
+    Duration,
+    ModelName,
+    RegularExpression,
+    S3CaBundle,
+    S3Endpoint,
+    S3PathStyle,
+    S3Region,
+    SecretReference,
+    Section,
+    Sha256,
+)
 
 BuilderName = Literal["onnxruntime", "tensorrt_llm", "llmapi", "vllm"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4", "fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq"]
 """`int8` and `int4` are weight-only; `int8_sq` is SmoothQuant, `int4_awq` and `w4a8_awq` are AWQ by width of activations."""
 
-_SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-
-
 UNSERVED_CHANNEL = "candidate"
 """The only channel for a release that no server has ever loaded."""
 
 
-def _secret_reference(value: str) -> str:
-    if not _SECRET.fullmatch(value):
-        raise ValueError("a secret is never written into a recipe: name an environment variable, as ${NAME}")
-    return value
-
-
-def _duration(value: str) -> str:
-    try:
-        parse_duration(value)
-    except UsageError as error:
-        raise ValueError(f"{error.message}: {error.fix}") from None
-    return value
-
-
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from None
-    return value
-
-
-def channel_name(value: str) -> str:
-    if value == "latest" or re.fullmatch(r"v\d+", value):
-        raise ValueError("MLflow keeps 'latest' and 'v<number>' for itself; take another name")
-    return value
-
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-SecretReference = Annotated[str, AfterValidator(_secret_reference)]
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
-ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$"), AfterValidator(channel_name)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Source(_Section):
+class Source(Section):
     """Where the checkpoint comes from."""
 
     uri: str = Field(
@@ -90,14 +60,10 @@ class Source(_Section):
     digests: dict[str, Sha256] = Field(
         default_factory=dict, description="sha256 that files must have, by path, on top of what the source publishes."
     )
-    endpoint: str | None = Field(
-        None, pattern=r"^https?://.+", description="s3: the server's address. Default: AWS_ENDPOINT_URL, else Amazon."
-    )
-    region: str | None = Field(None, min_length=1, description="s3: default: what boto3 finds, else us-east-1.")
-    path_style: bool = Field(
-        False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
-    )
-    ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
+    endpoint: S3Endpoint = None
+    region: S3Region = None
+    path_style: S3PathStyle = False
+    ca_bundle: S3CaBundle = None
     link: Literal["copy", "hard"] = Field(
         "copy",
         description="file: `hard` takes files over by hard link where it can; an edit in place then changes the workspace too.",
@@ -108,7 +74,7 @@ class Source(_Section):
     )
 
 
-class Limits(_Section):
+class Limits(Section):
     """What one engine must be able to take."""
 
     max_batch_size: int = Field(8, ge=1, le=4096, description="Requests computed together.")
@@ -128,7 +94,7 @@ class Limits(_Section):
     max_beam_width: int = Field(1, ge=1, le=64, description="Beams of one request. GPU builders only.")
 
 
-class Parallelism(_Section):
+class Parallelism(Section):
     """Over how many GPUs one model is spread."""
 
     tensor: int = Field(1, ge=1, le=1024)
@@ -145,7 +111,7 @@ class Parallelism(_Section):
         return self.tensor * self.pipeline * self.context
 
 
-class Gpu(_Section):
+class Gpu(Section):
     """The GPUs that build and serve."""
 
     name: str = Field(description="Product name, e.g. H100-SXM5-80GB.", min_length=1)
@@ -153,22 +119,20 @@ class Gpu(_Section):
     nodes: int = Field(1, ge=1, le=128, description="Nodes that one instance of the model is spread over.")
 
 
-class Calibration(_Section):
+class Calibration(Section):
     """What a quantization measures activations with. Always local: nothing is ever downloaded for it."""
 
     data: str = Field(
         description="A .jsonl file with a `text` in each line, or a .txt file with one text a line; relative to the recipe.",
         min_length=1,
     )
-    sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="Of the file. Filled in when the recipe is read; a wrong one is refused."
-    )
+    sha256: Sha256 | None = Field(None, description="Of the file. Filled in when the recipe is read; a wrong one is refused.")
     samples: int = Field(512, ge=1, le=100_000, description="Texts used at most.")
     max_length: int = Field(512, ge=8, le=131_072, description="Tokens used of a text at most.")
     batch_size: int = Field(1, ge=1, le=1024, description="Texts calibrated with together.")
 
 
-class Options(_Section):
+class Options(Section):
     """Flags of NVIDIA's own tools, by their names without dashes, for what the recipe has no field for."""
 
     convert: dict[str, str | int | float | bool] = Field(
@@ -179,7 +143,7 @@ class Options(_Section):
     )
 
 
-class Engine(_Section):
+class Engine(Section):
     """What is built from the checkpoint."""
 
     builder: BuilderName = "onnxruntime"
@@ -207,7 +171,7 @@ class Engine(_Section):
     options: Options = Options()
 
 
-class Serving(_Section):
+class Serving(Section):
     """How Triton serves the engine. Everything here but `rollout` is part of the model repository."""
 
     max_concurrent_requests: int = Field(64, ge=1, le=4096, description="More are refused with a named error.")
@@ -239,15 +203,13 @@ class Serving(_Section):
     )
 
 
-class Prompt(_Section):
+class Prompt(Section):
     """One prompt that the gate asks."""
 
     text: str | None = Field(None, min_length=1, description="The prompt. Either this or messages.")
     messages: list[dict[str, str]] | None = Field(None, min_length=1, description="A chat: role and content. Or text.")
     max_tokens: int = Field(32, ge=1, le=100_000)
-    pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
-        None, description="A regular expression that must be found in the answer."
-    )
+    pattern: RegularExpression | None = Field(None, description="A regular expression that must be found in the answer.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Prompt:
@@ -256,7 +218,7 @@ class Prompt(_Section):
         return self
 
 
-class Load(_Section):
+class Load(Section):
     """Speed that the served model must reach, measured by the gate."""
 
     concurrency: int = Field(4, ge=1, le=1024, description="Requests at a time.")
@@ -267,7 +229,7 @@ class Load(_Section):
     min_requests_per_second: float | None = Field(None, gt=0)
 
 
-class Checks(_Section):
+class Checks(Section):
     """What a build must show before it is published."""
 
     served: bool = Field(
@@ -291,7 +253,7 @@ _S3_STORE_FIELDS = {"endpoint", "region", "path_style", "ca_bundle", "checksum",
 _S3_URL = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^/?#\x00-\x1f]+)*/?")
 
 
-class Store(_Section):
+class Store(Section):
     """A place that holds releases."""
 
     url: str = Field(
@@ -299,14 +261,10 @@ class Store(_Section):
         pattern=r"^(file|s3)://.+",
     )
     mount: str | None = Field(None, pattern=r"^/", description="file: where readers see this folder, if not under the same path.")
-    endpoint: str | None = Field(
-        None, pattern=r"^https?://.+", description="s3: the server's address. Default: AWS_ENDPOINT_URL, else Amazon."
-    )
-    region: str | None = Field(None, min_length=1, description="s3: default: what boto3 finds, else us-east-1.")
-    path_style: bool = Field(
-        False, description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint."
-    )
-    ca_bundle: str | None = Field(None, min_length=1, description="s3: file with the certificates to trust.")
+    endpoint: S3Endpoint = None
+    region: S3Region = None
+    path_style: S3PathStyle = False
+    ca_bundle: S3CaBundle = None
     checksum: Literal["auto", "payload", "md5", "sha256", "crc32", "none"] = Field(
         "auto",
         description="s3: digest that goes with every request. payload: sha256, signed with it. "
@@ -330,7 +288,7 @@ class Store(_Section):
         return self
 
 
-class Registry(_Section):
+class Registry(Section):
     """The MLflow registry."""
 
     tracking_uri: str | None = Field(None, description="Any MLflow tracking URI. Default: SQLite in the workspace.")
@@ -340,7 +298,7 @@ class Registry(_Section):
     token: SecretReference | None = None
 
 
-class Signing(_Section):
+class Signing(Section):
     """Who signs releases, and whose signature counts. Every file named here is public, but for the key."""
 
     key: SecretReference | None = Field(
@@ -370,16 +328,14 @@ class Signing(_Section):
         return self
 
 
-class Retention(_Section):
+class Retention(Section):
     """Which old releases `enginepress prune` leaves in the stores, besides those that channels need."""
 
     keep: int | None = Field(None, ge=1, description="The newest so many.")
-    younger_than: Annotated[str, AfterValidator(_duration)] | None = Field(
-        None, description="Those published less than so long ago, as 30d or 12h."
-    )
+    younger_than: Duration | None = Field(None, description="Those published less than so long ago, as 30d or 12h.")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One model: from which checkpoint, built how, checked how, published where."""
 
     name: ModelName

@@ -6,16 +6,14 @@ What depends on where the recipe lies is settled here, so that the recipe means 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from enginepress.calibration import FIELD, read_texts
 from enginepress.canonical import json_digest, parameter_json
@@ -24,6 +22,7 @@ from enginepress.files import hash_file
 from enginepress.json_text import parse_json
 from enginepress.lockfile import lock_path, parse_lock, read_lock_file
 from enginepress.recipe import Calibration, Recipe, Signing
+from enginepress.recipe_messages import explain, field_name, line_of, yaml_problem
 from enginepress.serving.reference import read_reference
 from enginepress.signing import PEM
 
@@ -90,7 +89,7 @@ def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True)
     except RecipeError as error:
         raise RecipeError(error.message, where=str(path), fix="write each key once, and each value out") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"is not YAML: {_yaml_problem(error)}", where=str(path)) from None
+        raise RecipeError(f"is not YAML: {yaml_problem(error)}", where=str(path)) from None
     except RecursionError:
         raise RecipeError("is nested too deeply to be a recipe", where=str(path)) from None
     recipe = _validated(data, where=str(path), folder=path.resolve().parent, text=text, need_reference=need_reference)
@@ -204,11 +203,11 @@ def _validated(data: Any, *, where: str, folder: Path | None, text: str | None, 
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems += [(tuple(e["loc"]), _explain(e)) for e in error.errors()]
+        problems += [(tuple(e["loc"]), explain(e)) for e in error.errors()]
     if problems:
         # Only what is wrong is looked up in the text: parsing it a second time takes longer than all of the rest.
         root = yaml.compose(text, Loader=yaml.SafeLoader) if text is not None else None
-        lines = [f"{_field(loc)}{_line(root, loc)}: {text}" for loc, text in problems]
+        lines = [f"{field_name(loc)}{line_of(root, loc)}: {text}" for loc, text in problems]
         message = lines[0] if len(lines) == 1 else f"{len(lines)} things are wrong:\n  " + "\n  ".join(lines)
         raise RecipeError(message, where=where, fix="`enginepress schema` prints every field with its meaning")
     if not need_reference:
@@ -331,7 +330,7 @@ def absolute_sqlite(uri: str, folder: Path | None = None) -> str:
     return uri
 
 
-# Messages -------------------------------------------------------------------------------------------------------------
+# Environment references -----------------------------------------------------------------------------------------------
 
 
 def _misplaced_references(data: Mapping[str, Any]) -> Iterator[tuple[tuple[int | str, ...], str]]:
@@ -349,69 +348,3 @@ def _misplaced_references(data: Mapping[str, Any]) -> Iterator[tuple[tuple[int |
                 yield from walk(item, (*loc, index))
 
     yield from walk(data, ())
-
-
-def _explain(error: ErrorDetails) -> str:
-    kind, loc, given = error["type"], error["loc"], error.get("input")
-    if kind == "extra_forbidden":
-        known = _known_keys(loc[:-1])
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-        return "unknown key; " + (f"did you mean '{close[0]}'?" if close else "known are: " + ", ".join(known))
-    if kind == "missing":
-        return "is missing"
-    if kind == "literal_error":
-        allowed = [a.strip().strip("'") for a in re.split(r",| or ", str(error["ctx"]["expected"]))]
-        close = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
-        return f"'{given}' is not one of {', '.join(allowed)}" + (f"; did you mean '{close[0]}'?" if close else "")
-    if kind == "string_pattern_mismatch":
-        return f"'{given}' does not have the form {error['ctx']['pattern']}"
-    if kind == "too_short" and isinstance(given, list):
-        return "is empty: write at least one"
-    text = error["msg"].removeprefix("Value error, ")
-    shown = repr(given)
-    return text if isinstance(given, (dict, list)) or kind == "value_error" else f"{text}, not {shown[:80]}"
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model at this place of the recipe."""
-    model: Any = Recipe
-    for part in loc:
-        if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        field = model.model_fields.get(part)
-        model = _model_in(field.annotation) if field is not None else None
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _model_in(annotation: Any) -> Any:
-    if get_origin(annotation) is None:
-        return annotation
-    return next((m for m in map(_model_in, get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None)
-
-
-def _field(loc: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc if part != "str")
-    return text.lstrip(".") or "recipe"
-
-
-def _line(root: yaml.Node | None, loc: tuple[int | str, ...]) -> str:
-    """` (line 7)`, where the YAML is at hand and the place can be found in it."""
-    node, line = root, None
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == part), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return f" (line {line})" if line is not None else ""
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())

@@ -31,6 +31,7 @@ from typing import Any
 from enginepress.errors import StoreError, UsageError, WorkspaceError
 from enginepress.files import explain_os_error, write_atomic
 from enginepress.locks import Lock, left_by_the_dead
+from enginepress.names import CHANNEL_NAME, MODEL_NAME, RECORD_NAME, name_trouble
 
 LAYOUT = 1
 
@@ -39,10 +40,6 @@ ABANDONED_SECONDS = 600.0
 
 REMOVED = ".removed-"
 """How a folder's name starts that is being removed."""
-
-_MODEL = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
-_CHANNEL = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_RECORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 
 
 @contextmanager
@@ -58,20 +55,20 @@ def store_errors(doing: str, *, where: Path | None = None) -> Iterator[None]:
 
 
 def check_model(name: str) -> str:
-    return _checked(name, _MODEL, "model")
+    return _checked(name, MODEL_NAME, "model")
 
 
 def check_channel(name: str) -> str:
-    return _checked(name, _CHANNEL, "channel")
+    return _checked(name, CHANNEL_NAME, "channel")
 
 
 def check_record(name: str) -> str:
-    return _checked(name, _RECORD, "record")
+    return _checked(name, RECORD_NAME, "record")
 
 
-def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
-    if not pattern.fullmatch(name):
-        raise UsageError(f"'{name}' is no name for a {what}: it must have the form {pattern.pattern}")
+def _checked(name: str, form: str, what: str) -> str:
+    if trouble := name_trouble(name, form):
+        raise UsageError(f"'{name}' is no name for a {what}: {trouble}")
     return name
 
 
