@@ -134,7 +134,10 @@ def _before(target: Path) -> Lock | None:
 
 def _changes(before: Lock, now: Lock) -> list[str]:
     said = differences(before.revision, now.revision)
+    # Bytes that changed although size and what the source publishes of them stayed the same.
+    known = {(f.path, f.size, f.digest) for f in before.revision.files}
+    same = [f.path for f in now.revision.files if (f.path, f.size, f.digest) in known]
+    said += [f"{path} has another sha256" for path in same if before.sha256[path] != now.sha256[path]]
     if before.revision.id != now.revision.id:
         said.insert(0, f"{before.revision.id[:12]} -> {now.revision.id[:12]}")
-    said += [f"{p} has another sha256" for p in sorted(now.sha256) if before.sha256.get(p, now.sha256[p]) != now.sha256[p]]
     return said

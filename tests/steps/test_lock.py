@@ -140,6 +140,8 @@ def test_a_branch_is_locked_to_its_commit_with_the_sha256_of_every_file(
     assert again.lock.revision.id != first
     assert again.changes is not None
     assert "config.json has changed" in again.changes
+    told = [change.split()[0] for change in again.changes]
+    assert len(told) == len(set(told)), "each file is told once"
     assert lock_recipe(path, workspace).changes == []
 
 
