@@ -145,6 +145,23 @@ def make_folders(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def check_writable(folder: Path) -> None:
+    """Asks whether something can be made in a folder, or in the nearest one above it that is there. Writes nothing.
+
+    Raises:
+        OSError: the one that writing would raise.
+    """
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if os.access(folder, os.W_OK | os.X_OK) and folder.is_dir():
+        return
+    if not folder.is_dir():
+        number = errno.ENOTDIR
+    else:
+        number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    raise OSError(number, os.strerror(number), str(folder))
+
+
 def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True) -> None:
     """Writes a file so that readers see the old or the new content, whole, even if we are killed.
 

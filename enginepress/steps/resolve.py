@@ -45,13 +45,15 @@ def resolve(job: Job, *, force: bool = False) -> Plan:
 
 
 def check_stores(recipe: Recipe) -> None:
-    """Asks whether its stores would take a release: a wrong bucket must not be found after the build.
+    """Asks whether its stores would take a release: a wrong bucket or a read-only folder must not be found after the build.
 
     Raises:
         StoreError: naming the one that would not.
     """
-    for store in recipe.stores:
-        open_store(store).check_publishable()
+    primary, *others = (open_store(s) for s in recipe.stores)
+    primary.check_publishable(recipe.name, allots=True)
+    for store in others:
+        store.check_publishable(recipe.name, allots=False)
 
 
 def _discard(workspace: Workspace, plan: Plan) -> None:

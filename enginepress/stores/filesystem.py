@@ -152,6 +152,10 @@ class FileStore(Store):
             progress=progress,
         )
 
+    def check_publishable(self, model: str, *, allots: bool) -> None:
+        """As `Store.check_publishable`: the right to write, and who gives the numbers. Writes nothing."""
+        publishing.check_publishable(self._folder(model), allots=allots)
+
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         manifest = self.manifest(model, number)
         root = self._folder(model).repository(number)

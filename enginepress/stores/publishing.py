@@ -23,7 +23,7 @@ from pathlib import Path
 
 from enginepress.canonical import sha256_hex
 from enginepress.errors import EnginepressError, LockedError, StoreError
-from enginepress.files import FileEntry, check_relative, commit_folder, make_folders
+from enginepress.files import FileEntry, check_relative, check_writable, commit_folder, make_folders
 from enginepress.locks import Lock, left_by_the_dead
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
@@ -72,16 +72,31 @@ def publish(
     return manifest
 
 
+def check_publishable(folder: ModelFolder, *, allots: bool) -> None:
+    """As `FileStore.check_publishable`."""
+    if allots:
+        _check_allots(folder)
+    with store_errors("writing to the store", where=folder.path):
+        for written in (folder.partial, folder.releases):
+            folder.check_real(written)
+            check_writable(written)
+
+
 def _check_turn(folder: ModelFolder, number: int | None) -> None:
+    if number is None:
+        _check_allots(folder)
+    elif number in folder.numbers():
+        raise _taken(folder, number)
+
+
+def _check_allots(folder: ModelFolder) -> None:
     primary = folder.description()["primary"]
-    if number is None and primary is not None:
+    if primary is not None:
         raise StoreError(
             f"follows the store {primary}, which allots the release numbers of {folder.model}",
             where=str(folder.path),
             fix="name that store first in the recipe; to make this one the primary, set `primary` to null in its model.json",
         )
-    if number is not None and number in folder.numbers():
-        raise _taken(folder, number)
 
 
 def _taken(folder: ModelFolder, number: int) -> StoreError:
@@ -156,7 +171,7 @@ class _Tree:
             raise StoreError(
                 f"what arrived in the store is not what the manifest says: {', '.join(wrong[:5])}",
                 where=str(path),
-                fix="verify the store that it is copied from with `enginepress verify`",
+                fix="verify the store that it is copied from with `enginepress verify STORE`",
             )
         _write_new(path, text.encode())
         (self.root / "records").mkdir()

@@ -147,8 +147,16 @@ class Store(ABC):
             StoreError: number taken, store full or not writable, bytes that are not the expected ones.
         """
 
-    def check_publishable(self) -> None:  # noqa: B027
-        """Raises StoreError for what would refuse every publish, so that it is told before hours of building."""
+    @abstractmethod
+    def check_publishable(self, model: str, *, allots: bool) -> None:
+        """Looks for what would refuse every publish, so that it is told before hours of building.
+
+        Args:
+            allots: this store is to give the release its number.
+
+        Raises:
+            StoreError: saying what is in the way.
+        """
 
     @abstractmethod
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
@@ -303,17 +311,21 @@ class Store(ABC):
         Raises:
             StoreError: if there is none.
         """
-        now = self.channels(model).get(channel)
+        channels = self.channels(model)
+        now = channels.get(channel)
         past = [(move.release, move.back) for move in self.history(model, channel)]
         if now is None:
-            raise StoreError(f"has no channel {channel} of {model}", where=self.url, fix="`enginepress releases` lists them")
+            raise StoreError(
+                f"has no channel {channel} of {model}", where=self.url, fix=f"there are: {', '.join(channels) or 'none'}"
+            )
         there = set(self.numbers(model))
         found = came_before([*past, (now, False)], there.__contains__)
         if found is None:
             raise StoreError(
                 f"channel {channel} of {model} is on release {now} and there is no earlier release to go back to",
                 where=self.url,
-                fix="`enginepress releases` lists what is there; `enginepress rollback … --to N` names one",
+                fix="`enginepress releases TARGET` lists what is there; "
+                f"`enginepress promote TARGET N --channel {channel}` points it to any of them",
             )
         return found
 
@@ -323,5 +335,5 @@ def damaged_file(where: str, wanted: str, found: str) -> StoreError:
     return StoreError(
         f"is not what was published: its sha256 is {found}, and the manifest says {wanted}",
         where=where,
-        fix="restore the release from another store or a backup; `enginepress verify` shows what else differs",
+        fix="restore the release from another store or a backup; `enginepress verify STORE` shows what else differs",
     )

@@ -157,6 +157,8 @@ def test_a_place(tmp_path: Path, checkpoint: Path, place: str, options: str) -> 
         assert "Traceback" not in done.stderr
         assert str(folder) in done.stderr
         assert "space" in done.stderr or "read-only" in done.stderr.lower()
+        if options == "ro":
+            assert not (tmp_path / "site" / "workspace" / "engines").exists(), "told before anything is built"
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 

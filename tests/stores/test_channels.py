@@ -194,7 +194,7 @@ def test_a_dangling_channel_is_reported_and_mended_by_promoting_again(three: Fil
     shutil.rmtree(promote(three, "production", 2))
     with pytest.raises(StoreError, match="which is gone, so nobody can read release 2") as caught:
         three.channel(MODEL, "production")
-    assert "promote … 2 --channel production" in (caught.value.fix or "")
+    assert "promote TARGET 2 --channel production" in (caught.value.fix or "")
     assert three.channels(MODEL) == {"production": 2}
     promote(three, "production", 2)
     assert three.channel(MODEL, "production") == 2

@@ -50,6 +50,38 @@ def test_numbers_count_up_and_the_newest_of_equal_builds_is_found(store: FileSto
     assert store.find(MODEL, key("never")) is None
 
 
+def test_what_would_refuse_every_publish_is_told_without_writing(
+    store: FileStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.check_publishable(MODEL, allots=True)
+    assert not store.root.exists()
+    publish(store, source)
+    store.check_publishable(MODEL, allots=True)
+
+    releases = store.root / MODEL / "releases"
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != releases and allowed(path, mode))
+    with pytest.raises(StoreError, match="writing to the store failed") as caught:
+        store.check_publishable(MODEL, allots=True)
+    assert str(releases) in str(caught.value)
+    assert "right to write there" in str(caught.value.fix)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_store_that_may_not_be_written_is_told_before_a_publish(store: FileStore) -> None:
+    store.root.mkdir()
+    store.root.chmod(0o555)
+    with pytest.raises(StoreError, match="writing to the store failed"):
+        store.check_publishable(MODEL, allots=True)
+
+
+def test_a_store_that_follows_another_one_is_refused_as_the_one_that_gives_the_numbers(store: FileStore, source: Path) -> None:
+    publish(store, source, number=4, primary="file:///elsewhere")
+    store.check_publishable(MODEL, allots=False)
+    with pytest.raises(StoreError, match="follows the store file:///elsewhere"):
+        store.check_publishable(MODEL, allots=True)
+
+
 def test_a_store_that_is_not_there_yet_is_empty_and_not_made_by_looking(store: FileStore) -> None:
     assert store.numbers(MODEL) == []
     assert store.find(MODEL, key("a")) is None

@@ -75,7 +75,7 @@ def read(client: StoreClient, keys: ModelKeys, name: str) -> Channel:
         raise StoreError(
             f"is damaged: {error}",
             where=client.where(key),
-            fix=f"remove this object and point the channel anew: `enginepress promote … --channel {name}`",
+            fix=f"remove this object and point the channel anew: `enginepress promote TARGET N --channel {name}`",
         ) from None
 
 
@@ -191,7 +191,7 @@ def _unexpected(where: str, model: str, channel: str, found: int | None, expecte
     return StoreError(
         f"channel {channel} of {model} is on {words[found]}, not on {words[expected]}: somebody moved it meanwhile",
         where=where,
-        fix="look at `enginepress releases`, then decide again",
+        fix="look at `enginepress releases TARGET`, then decide again",
     )
 
 

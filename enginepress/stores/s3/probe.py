@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -99,6 +99,18 @@ def guarantees_of(client: StoreClient, prefix: str, checksum: str, *, again: boo
     note = {"format": FORMAT, "endpoint": endpoint, "checksum": checksum, "asked": int(time.time()), "guarantees": asdict(found)}
     client.put(key, (json.dumps(note, indent=1, sort_keys=True) + "\n").encode())
     return found
+
+
+def check_writable(client: StoreClient, prefix: str) -> None:
+    """Puts and removes a small object. A kept note says nothing of today's credentials, quota or policy.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    key = f"{prefix}.probe-{uuid.uuid4().hex[:12]}/written"
+    client.put(key, b"can this store be written?")
+    with suppress(StoreError):
+        client.delete(key)
 
 
 def ask_server(client: StoreClient, folder: str, checksum: str) -> Guarantees:

@@ -109,6 +109,13 @@ class _Refused(Exception):
 # Before ---------------------------------------------------------------------------------------------------------------
 
 
+def check_publishable(site: Site, *, allots: bool) -> None:
+    """As `Store.check_publishable`."""
+    check_single_writer(site)
+    if allots:
+        _check_allots(site, description(site.client, site.keys))
+
+
 def check_single_writer(site: Site) -> None:
     """Refuses to publish where two publishers could get the same number, unless the recipe says that there is one.
 
@@ -173,18 +180,23 @@ def _check_turn(site: Site, number: int | None, primary: str | None) -> None:
         except Unmet:
             pass
         known = description(site.client, site.keys)
-    if number is None and known is not None and known["primary"] is not None:
+    if number is None:
+        _check_allots(site, known)
+        return
+    try:
+        site.client.head(site.keys.manifest(number))
+    except Missing:
+        return
+    raise _taken(site, number)
+
+
+def _check_allots(site: Site, known: dict[str, Any] | None) -> None:
+    if known is not None and known["primary"] is not None:
         raise StoreError(
             f"follows the store {known['primary']}, which allots the release numbers of {site.keys.model}",
             where=f"{site.url}/{site.keys.model}",
             fix="name that store first in the recipe; to make this one the primary, set `primary` to null in its model.json",
         )
-    if number is not None:
-        try:
-            site.client.head(site.keys.manifest(number))
-        except Missing:
-            return
-        raise _taken(site, number)
 
 
 def _taken(site: Site, number: int) -> StoreError:
@@ -301,7 +313,7 @@ def _described(site: Site, number: int, sent: Sequence[Sent], describe: Describe
             StoreError(
                 f"what arrived in the store is not what the manifest says: {', '.join(names[:5])}",
                 where=where,
-                fix="verify the store that it is copied from with `enginepress verify`",
+                fix="verify the store that it is copied from with `enginepress verify STORE`",
             )
         )
     return manifest

@@ -20,7 +20,7 @@ from enginepress.stores.layout import check_channel
 from enginepress.stores.s3 import channels, publishing, upkeep
 from enginepress.stores.s3.client import Missing, StoreClient, Stored
 from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, is_repository_name, number_of
-from enginepress.stores.s3.probe import Guarantees, guarantees_of
+from enginepress.stores.s3.probe import Guarantees, check_writable, guarantees_of
 from enginepress.stores.s3.publishers import Publisher
 from enginepress.stores.s3.reading import fetch_files, sha256_of_object
 from enginepress.stores.store import Allotment, Describe, Difference, PlaceAs, PlaceAt, Progress, Store
@@ -188,9 +188,10 @@ class S3Store(Store):
             progress=progress,
         )
 
-    def check_publishable(self) -> None:
-        """As `Store.check_publishable`: bucket, credentials, and what the server guarantees."""
-        publishing.check_single_writer(self._site("any"))
+    def check_publishable(self, model: str, *, allots: bool) -> None:
+        """As `Store.check_publishable`: bucket, credentials, what the server guarantees, and who gives the numbers."""
+        publishing.check_publishable(self._site(model), allots=allots)
+        check_writable(self._client, self._prefix)
 
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         """As `Store.verify`. Without contents, ETags are compared with those of the day when it was published, too."""
@@ -247,7 +248,7 @@ class S3Store(Store):
                 raise StoreError(
                     f"release {number} of {model} was put on {', '.join(pointing)} meanwhile, so it stays",
                     where=self.url,
-                    fix="look at `enginepress releases`, then decide again",
+                    fix="look at `enginepress releases TARGET`, then decide again",
                 )
             client.delete_all(keys.hints(number, manifest.build_key, manifest.content_digest))
             client.delete_all([s.key for s in client.listing(keys.records(number))])
@@ -338,7 +339,7 @@ class S3Store(Store):
             raise StoreError(
                 f"points to release {number}, which is not in the store",
                 where=self._client.where(keys.channel(name)),
-                fix=f"point the channel to a release that is there: `enginepress promote … N --channel {name}`",
+                fix=f"point the channel to a release that is there: `enginepress promote TARGET N --channel {name}`",
             )
         return number
 

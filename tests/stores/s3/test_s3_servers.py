@@ -240,13 +240,17 @@ def test_openstack_swift_publishes_promotes_and_is_read(
 
 
 def test_what_every_publish_would_be_refused_for_is_told_before_anything_is_built(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
 
     def recipe(**store: Any) -> Recipe:
-        fields = {"name": MODEL, "source": "file:///any", "stores": ["file:///anywhere", {"url": "s3://bucket/models", **store}]}
+        fields = {
+            "name": MODEL,
+            "source": "file:///any",
+            "stores": [f"file://{tmp_path}", {"url": "s3://bucket/models", **store}],
+        }
         return Recipe.model_validate(fields)
 
     server.conditions = False
@@ -256,3 +260,16 @@ def test_what_every_publish_would_be_refused_for_is_told_before_anything_is_buil
     check_stores(recipe(single_writer=True))
     with pytest.raises(StoreError, match="no such bucket"):
         check_stores(recipe(url="s3://buckett/models"))
+
+
+def test_a_store_that_took_objects_before_and_takes_none_today_is_told_before_anything_is_built(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    recipe = Recipe.model_validate({"name": MODEL, "source": "file:///any", "stores": ["s3://bucket/models"]})
+    check_stores(recipe)
+    assert set(server.buckets["bucket"].objects) == {"models/server.json"}
+    server.quota = 0
+    with pytest.raises(StoreError, match=r"\.probe-"):
+        check_stores(recipe)
