@@ -30,6 +30,7 @@ from enginepress.cluster import WORKSPACE as ENVIRONMENT
 from enginepress.cluster import Cluster
 from enginepress.errors import LockedError, WorkspaceError
 from enginepress.files import commit_folder, explain_os_error, remove_tree, sync_tree, write_atomic
+from enginepress.json_text import parse_json
 from enginepress.locks import Lock, left_by_the_dead
 
 __all__ = ["ENVIRONMENT", "Output", "Workspace"]
@@ -83,11 +84,14 @@ class Workspace:
         return Lock(self.path("locks", f"{name}.json"), about=about, wait=wait, on_wait=on_wait)
 
     def find(self, kind: str, key: str) -> Output | None:
-        """The complete output of this key, or None."""
+        """The complete output of this key, or None.
+
+        Raises:
+            WorkspaceError: if its record was damaged; nobody knows then what the output is.
+        """
         folder = self.path(kind, key)
-        try:
-            record = json.loads((folder / "record.json").read_text())
-        except FileNotFoundError:
+        record = self.read_json(kind, key, "record.json", fix=f"remove the folder {folder}, and run again: it is made anew")
+        if record is None:
             return None
         except OSError as error:
             raise explain_os_error(error, f"reading {kind}", WorkspaceError, where=str(folder)) from None
@@ -179,11 +183,14 @@ class Workspace:
 
     # Small JSON files ------------------------------------------------------------------------------------------------
 
-    def read_json(self, *parts: str) -> Any | None:
+    def read_json(self, *parts: str, fix: str = "remove this file, and run again: it is written anew") -> Any | None:
+        """The content of a file, None if it is not there. Raises WorkspaceError if it was damaged."""
+        path = self.path(*parts)
         try:
-            return json.loads(self.path(*parts).read_text())
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
+        return parse_json(text, where=str(path), kind=WorkspaceError, problem="is damaged", fix=fix)
 
     def write_json(self, value: Any, *parts: str) -> Path:
         return self.write_text(json.dumps(value, indent=1, sort_keys=True), *parts)

@@ -355,6 +355,19 @@ def test_a_pid_that_was_given_to_another_process_is_not_the_owner() -> None:
     die_with(identity())
 
 
+def test_a_record_that_was_damaged_is_named_with_what_to_remove(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    made = workspace.produce("engines", "a", lambda folder: {}, about="a test")
+    (tmp_path / "engines/a/record.json").write_text('{"seco')
+    with pytest.raises(WorkspaceError, match="is damaged") as caught:
+        workspace.find("engines", "a")
+    assert caught.value.where == str(made.folder.parent / "record.json")
+    assert str(made.folder.parent) in str(caught.value.fix)
+    workspace.write_text("", "revisions", "x.json")
+    with pytest.raises(WorkspaceError, match=r"x\.json: is damaged"):
+        workspace.read_json("revisions", "x.json")
+
+
 def test_a_tools_output_is_kept_line_by_line(tmp_path: Path) -> None:
     lines: list[str] = []
     status = run_logged(["sh", "-c", "echo one; echo two >&2; exit 3"], log=tmp_path / "log", on_line=lines.append)

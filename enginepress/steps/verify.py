@@ -90,10 +90,13 @@ def check_reference(recipe: Recipe, revision_digest: str) -> Reference | None:
 
 
 def passed_attempt(job: Job, plan: Plan) -> Attempt | None:
-    """The newest attempt that passed, or None."""
+    """The newest attempt that passed, or None. One whose report cannot be read any more shows nothing."""
     attempts = job.workspace.path("reports", reports_key(plan)).glob("[0-9]*")
     for folder in sorted(attempts, key=lambda p: int(p.name), reverse=True):
-        report = Report.from_json(json.loads((folder / "report.json").read_text()))
+        try:
+            report = Report.from_json(json.loads((folder / "report.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
         if report.passed:
             return Attempt(folder, report)
     return None
