@@ -29,7 +29,7 @@ FORMAT = 1
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-_RESTORE = "copy the file from another store or a backup; `enginepress doctor` shows what else differs"
+_RESTORE = "copy the file from another store or a backup; `enginepress doctor TARGET` shows what else differs"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 
-LATER = "the release stays published; the next run, or `enginepress doctor --repair`, finishes its registration"
+LATER = "the release stays published; the next run, or `enginepress doctor TARGET --repair`, finishes its registration"
 
 _CREDENTIALS = {
     "username": "MLFLOW_TRACKING_USERNAME",

@@ -146,7 +146,7 @@ class MlflowRegistry:
                 raise RegistryError(
                     f"release {release} of {model} is not registered, so the alias {channel} cannot point to it",
                     where=shown(self.tracking_uri),
-                    fix="`enginepress doctor --repair` registers it and moves the alias",
+                    fix="`enginepress doctor TARGET --repair` registers it and moves the alias",
                 )
             client.set_registered_model_alias(model, channel, str(versions[-1].version))
 
@@ -155,12 +155,6 @@ class MlflowRegistry:
         with self._session(f"reading the alias {channel} of {model}") as client:
             version = _aliases(client, model).get(channel)
             return release_of(client.get_model_version(model, str(version))) if version is not None else None
-
-    def delete_alias(self, model: str, channel: str) -> None:
-        """Removes a channel's alias, if there is one."""
-        with self._session(f"removing the alias {channel} of {model}") as client:
-            if channel in _aliases(client, model):
-                client.delete_registered_model_alias(model, channel)
 
     # Runs -------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import sys
 import click
 
 from enginepress import __version__
+from enginepress.cli.typed import complete_fix
 from enginepress.errors import EnginepressError
 
 # In the order in which people meet them.
@@ -50,6 +51,13 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except EnginepressError as error:
+            complete_fix(error)
+            raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         module = COMMANDS.get(cmd_name)

@@ -8,10 +8,11 @@ import sys
 import click
 
 from enginepress.cli.options import json_option, load_target, open_workspace, workspace_option
+from enginepress.cli.typed import completed, remembered
 
 
 @click.command(short_help="Check this machine, the stores and the registry.")
-@click.argument("target", required=False)
+@click.argument("target", required=False, callback=remembered)
 @workspace_option
 @click.option("--repair", is_flag=True, help="Mend what can be mended: registrations, aliases, channels, leftovers.")
 @json_option
@@ -30,5 +31,5 @@ def doctor(target: str | None, workspace: str, repair: bool, as_json: bool) -> N
             ]
             click.echo(click.style(mark, fg=color) + f" {finding.what}: {finding.message}")
             if finding.fix:
-                click.echo(f"    next: {finding.fix}")
+                click.echo(f"    next: {completed(finding.fix)}")
     sys.exit(1 if any(f.status == "error" for f in findings) else 0)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from enginepress.cli.typed import remembered
+
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
     from enginepress.signing import Trust
@@ -31,16 +33,17 @@ def workspace_option(command: Command) -> Command:
         default=default_workspace,
         show_default="$ENGINEPRESS_WORKSPACE or ~/.cache/enginepress",
         metavar="DIR",
+        callback=remembered,
         help="Folder for downloads, engines and reports.",
     )(command)
 
 
 def recipe_argument(command: Command) -> Command:
-    return click.argument("recipe", type=click.Path(path_type=Path), shell_complete=None)(command)
+    return click.argument("recipe", type=click.Path(path_type=Path), callback=remembered)(command)
 
 
 def target_argument(command: Command) -> Command:
-    return click.argument("target")(command)
+    return click.argument("target", callback=remembered)(command)
 
 
 def json_option(command: Command) -> Command:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginepress.cli.options import json_option, load_target, target_argument
+from enginepress.cli.typed import completed
 
 if TYPE_CHECKING:
     from enginepress.steps.overview import MoveRow
@@ -35,7 +36,7 @@ def releases(target: str, newest: int | None, every: bool, history: bool, as_jso
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
     if not rows:
-        click.echo("no releases yet: `enginepress run RECIPE` makes the first")
+        click.echo(completed("no releases yet: `enginepress run RECIPE` makes the first"))
         return
     from rich.console import Console
     from rich.table import Table

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from enginepress.cli.options import json_option, open_workspace, recipe_argument, workspace_option
+from enginepress.cli.typed import complete_fix, completed
 from enginepress.errors import EnginepressError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run(recipe: Path, workspace: str, force: bool, no_wait: bool, as_json: bool)
             result = run_recipe(loaded, place, force=force, wait=not no_wait, on_wait=on_wait, follow=follow)
     except EnginepressError as error:
         if as_json:
+            complete_fix(error)
             click.echo(json.dumps({"name": loaded.name, "error": error.to_json()}, indent=2))
         raise
     if as_json:
@@ -71,7 +73,7 @@ def run(recipe: Path, workspace: str, force: bool, no_wait: bool, as_json: bool)
     if result.up_to_date:
         click.echo(f"up to date: {loaded.name} release {result.release} in {loaded.stores[0].url}")
         for note in result.notes:
-            click.echo(f"note: {note}")
+            click.echo(f"note: {completed(note)}")
         return
     from enginepress.cli.summary import print_summary
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enginepress.cli.typed import completed
+
 if TYPE_CHECKING:
     from enginepress.recipe import Recipe
     from enginepress.run.local import RunResult
@@ -39,7 +41,7 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
         for html in sorted(attempt.glob("*/report.html"))[-1:]:
             _line("report", _near(html))
     for note in result.notes:
-        _line("note", note)
+        _line("note", completed(note))
     where = f" -w {shlex.quote(_near(workspace.root))}"
     me = shlex.quote(str(path))
     commands = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from enginepress.cli.options import given_trust, json_option, target_argument, trust_options
+from enginepress.cli.options import given_trust, json_option, trust_options
 
 if TYPE_CHECKING:
     from enginepress.signing import Trust
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compare a store with its manifests.")
-@target_argument
+@click.argument("target")
 @click.option("--deep", is_flag=True, help="Read and hash every byte, not only names, sizes and small files.")
 @trust_options
 @json_option

@@ -128,13 +128,13 @@ class GateError(EnginepressError):
 class StoreError(EnginepressError):
     """Raised when a store cannot be read or written, or holds something that its manifest does not say."""
 
-    usual_fix = "`enginepress doctor RECIPE` looks at the store and says what is wrong with it"
+    usual_fix = "`enginepress doctor TARGET` looks at the store and says what is wrong with it"
 
 
 class SignatureError(StoreError):
     """Raised when a release is not signed, or not by whom it must be, or the signature is that of something else."""
 
-    usual_fix = "`enginepress verify` says which releases are signed, and by whom"
+    usual_fix = "`enginepress verify STORE` says which releases are signed, and by whom"
 
 
 class RegistryError(EnginepressError):

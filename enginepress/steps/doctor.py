@@ -21,8 +21,9 @@ from enginepress.registry import MlflowRegistry
 from enginepress.serving.installation import find_installation, prepare, probe_python
 from enginepress.steps.doctor_stores import examine_stores, whole_releases
 from enginepress.steps.finding import REPAIR, Finding
-from enginepress.steps.register import RECORD, default_tracking_uri, register_release
+from enginepress.steps.register import RECORD, default_tracking_uri, register_release, registered_at
 from enginepress.stores.open import open_store
+from enginepress.stores.store import Store
 from enginepress.workspace import Workspace
 
 
@@ -97,9 +98,17 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 # Registry -------------------------------------------------------------------------------------------------------------
 
 
+def _registry_uri(recipe: Recipe, workspace: Workspace, store: Store) -> str:
+    try:
+        known = registered_at(store, recipe.name, reversed(whole_releases(store, recipe.name)))
+    except EnginepressError:  # is among the findings about the store
+        known = None
+    return known or default_tracking_uri(workspace)
+
+
 def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Finding]:
     store = open_store(recipe.stores[0])
-    uri = default_tracking_uri(workspace)
+    uri = _registry_uri(recipe, workspace, store)
     what = f"registry {recipe.registry.tracking_uri or uri}"
     try:
         registry = MlflowRegistry(recipe.registry, default_uri=uri)

@@ -36,5 +36,6 @@ def channel_notes(recipe: Recipe, plan: Plan) -> list[str]:
     for channel in recipe.channels:
         current = primary.channel(recipe.name, channel)
         if current != plan.release:
-            notes.append(f"channel {channel} is on release {current}; a run does not undo that: `enginepress promote` does")
+            move = f"`enginepress promote RECIPE {plan.release} --channel {channel}`"
+            notes.append(f"channel {channel} is on release {current}; a run does not undo that: {move} does")
     return notes

@@ -13,7 +13,8 @@ from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import RegistryError, StoreError, UsageError
-from enginepress.recipe import UNSERVED_CHANNEL, Recipe, channel_name
+from enginepress.names import reserved_channel
+from enginepress.recipe import UNSERVED_CHANNEL, Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.repository import Placement
 from enginepress.repository.place import place
@@ -21,8 +22,9 @@ from enginepress.signing import Trust
 from enginepress.steps.catalogue import refuse_backup
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.readers_view import view_troubles
-from enginepress.steps.register import default_tracking_uri, published_release
+from enginepress.steps.register import default_tracking_uri, published_release, registered_at
 from enginepress.steps.signing import require_signature, trust_of
+from enginepress.stores.layout import check_channel
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
 
@@ -78,6 +80,7 @@ def move_channel(
     """Points a channel to a release: first in every store, where the truth is, then the MLflow alias.
 
     Args:
+        default_uri: of MLflow, for a recipe that names none and a release that is not registered yet.
         expect: move it only if the primary store's channel is on this release now.
         back: it is a rollback.
         trust: whose signature the release must have in every store. Default: what the recipe says.
@@ -94,7 +97,7 @@ def move_channel(
             raise StoreError(
                 f"has no release {number} of {recipe.name}",
                 where=store.url,
-                fix=f"`enginepress releases` lists what is there: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
+                fix=f"there are: {', '.join(map(str, store.numbers(recipe.name))) or 'none'}",
             )
     if channel != UNSERVED_CHANNEL and not was_served(stores[0], recipe.name, number):
         raise StoreError(
@@ -110,7 +113,8 @@ def move_channel(
             expected = expect if store is stores[0] else ...
             activate(store, recipe.name, channel, number, who=who, why=why, expect=expected, back=back)
     try:
-        MlflowRegistry(recipe.registry, default_uri=default_uri).set_alias(recipe.name, channel, number)
+        uri = registered_at(stores[0], recipe.name, [number]) or default_uri
+        MlflowRegistry(recipe.registry, default_uri=uri).set_alias(recipe.name, channel, number)
     except RegistryError as error:
         raise RegistryError(
             f"channel {channel} is on release {number} now; only MLflow's alias could not be moved: {error.message}",
@@ -153,10 +157,8 @@ def is_new_channel(recipe: Recipe, channel: str, *, meant: bool) -> bool:
     known = {*recipe.channels, *open_store(recipe.stores[0]).channels(recipe.name)}
     if channel in known:
         return False
-    try:
-        channel_name(channel)
-    except ValueError as error:
-        raise UsageError(f"'{channel}' is no name for a channel: {error}", where="--channel") from None
+    if trouble := reserved_channel(check_channel(channel)):
+        raise UsageError(f"'{channel}' is no name for a channel: {trouble}", where="--channel")
     if not meant and (near := difflib.get_close_matches(channel, sorted(known), n=1, cutoff=0.75)):
         raise UsageError(
             f"{recipe.name} has no channel '{channel}'",

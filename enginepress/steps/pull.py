@@ -89,7 +89,7 @@ def wanted_release(store: Store, model: str, channel: str) -> int:
         raise StoreError(
             f"{model} has no channel '{channel}'",
             where=store.url,
-            fix=f"channels are: {known}" if known else "`enginepress releases` lists what is published",
+            fix=f"channels are: {known}" if known else "`enginepress releases TARGET` lists what is published",
         )
     return number
 

@@ -6,11 +6,14 @@ MLflow is a view of what the stores hold. If it cannot be reached, the release s
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from enginepress.mlflow_access import shown
+from enginepress.errors import StoreError
+from enginepress.mlflow_access import shown, sqlite_path
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry, Registration
 from enginepress.steps.job import Job, Plan
@@ -48,6 +51,20 @@ def published_release(store: Store, model: str, plan: Plan) -> int:
     found = store.find(model, plan.build_key)
     assert found is not None, "register runs after publish"
     return found.release
+
+
+def registered_at(store: Store, model: str, numbers: Iterable[int]) -> str | None:
+    """Where the first of these releases that is registered was registered: it is there, whatever workspace is named now.
+
+    A database file that is not on this machine counts for nothing, nor does a record that cannot be read.
+    """
+    for number in numbers:
+        with contextlib.suppress(StoreError, KeyError):
+            if (record := store.read_record(model, number, RECORD)) is not None:
+                uri = str(record["tracking_uri"])
+                database = sqlite_path(uri)
+                return uri if database is None or database.is_file() else None
+    return None
 
 
 def default_tracking_uri(workspace: Workspace) -> str:

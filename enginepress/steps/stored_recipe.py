@@ -11,7 +11,7 @@ from enginepress.manifest import Manifest
 from enginepress.recipe import Recipe
 from enginepress.recipe import Store as StoreSettings
 from enginepress.recipe_file import absolute_file_url
-from enginepress.steps.register import RECORD
+from enginepress.steps.register import registered_at
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
 
@@ -55,9 +55,8 @@ def recipe_in(store: Store, model: str) -> Recipe:
     settings = named or StoreSettings(url=base)
     others = [s for s in recipe.stores if s.url != base] if named else []
     registry = recipe.registry
-    record = store.read_record(model, newest.release, RECORD)
-    if registry.tracking_uri is None and record is not None:
-        registry = registry.model_copy(update={"tracking_uri": record["tracking_uri"]})
+    if registry.tracking_uri is None:
+        registry = registry.model_copy(update={"tracking_uri": registered_at(store, model, [newest.release])})
     return recipe.model_copy(update={"stores": [settings, *others], "registry": registry})
 
 

@@ -102,14 +102,14 @@ def verify_store(
             verdict.troubles += [_foreign(store, "", stray) for stray in store.strays()]
         chosen = store.models() if models is None else models
     except EnginepressError as error:
-        verdict.troubles.append(_unreadable(store, "the store", error))
+        verdict.troubles.append(_unreadable(store, "the store", "MODEL", error))
         return verdict
     for model in chosen:
         verdict.models += 1
         try:
             _verify_model(store, model, verdict, trust(model), progress, tell)
         except EnginepressError as error:
-            verdict.troubles.append(_unreadable(store, model, error))
+            verdict.troubles.append(_unreadable(store, model, model, error))
     return verdict
 
 
@@ -125,7 +125,7 @@ def _verify_model(store: Store, model: str, verdict: Verdict, trust: Trust | Non
             manifest = store.manifest(model, number)
             different = store.verify(model, number, contents=verdict.deep, progress=progress)
         except EnginepressError as error:
-            verdict.troubles.append(Trouble("damaged", store.url, where, str(error), error.fix))
+            verdict.troubles.append(Trouble("damaged", store.url, where, str(error), _fix(error, f"{store.url}/{model}")))
             continue
         verdict.bytes += manifest.size
         verdict.troubles += [Trouble("damaged", store.url, where, str(d), RESTORE) for d in different]
@@ -147,7 +147,8 @@ def _signature(store: Store, model: str, number: int, trust: Trust | None, where
     except StoreError as error:  # a record that is no JSON
         return SignatureState("bad", str(error))
     if state.state == "bad":
-        fix = "sign it again with `enginepress sign … --again`, if you have checked what it is, or restore the record"
+        again = f"`enginepress sign {store.url} {model} {number} --key FILE --again`"
+        fix = f"sign it again with {again}, if you have checked what it is, or restore the record"
         verdict.troubles.append(Trouble("signature", store.url, where, state.detail, fix))
     elif state.state == "unsigned" and trust is not None and trust.required:
         fix = f"`enginepress sign {store.url} {model} {number} --key FILE`, if you have checked what it is"
@@ -167,21 +168,21 @@ def _records(store: Store, model: str, number: int, where: str) -> Iterator[Trou
 
 
 def _channel(store: Store, model: str, channel: str, number: int, numbers: list[int], whole: set[int]) -> Iterator[Trouble]:
-    where = f"{model} channel {channel}"
+    where, target = f"{model} channel {channel}", f"{store.url}/{model}"
     try:
         store.channel(model, channel)
     except EnginepressError as error:
-        yield Trouble("channel", store.url, where, str(error), error.fix)
+        yield Trouble("channel", store.url, where, str(error), _fix(error, target))
         return
     if number not in numbers:
-        fix = f"point it to a release that is there: `enginepress promote … --channel {channel}`"
+        fix = f"point it to a release that is there: `enginepress promote {target} N --channel {channel}`"
         yield Trouble("channel", store.url, where, f"is on release {number}, which is not in the store", fix)
     try:
         store.history(model, channel)
     except EnginepressError as error:
-        yield Trouble("channel", store.url, f"{where}, its history", str(error), error.fix)
+        yield Trouble("channel", store.url, f"{where}, its history", str(error), _fix(error, target))
     if number in whole:
-        fix = f"make it anew: `enginepress promote … {number} --channel {channel}`"
+        fix = f"make it anew: `enginepress promote {target} {number} --channel {channel}`"
         for problem in view_troubles(store, model, channel, number):
             yield Trouble("channel", store.url, where, problem, fix)
 
@@ -194,5 +195,10 @@ def _foreign(store: Store, model: str, stray: str) -> Trouble:
     return Trouble("foreign", store.url, model or "the store", f"{stray} does not belong there", fix)
 
 
-def _unreadable(store: Store, where: str, error: EnginepressError) -> Trouble:
-    return Trouble("unreadable", store.url, where, str(error), error.fix)
+def _unreadable(store: Store, where: str, model: str, error: EnginepressError) -> Trouble:
+    return Trouble("unreadable", store.url, where, str(error), _fix(error, f"{store.url}/{model}"))
+
+
+def _fix(error: EnginepressError, target: str) -> str | None:
+    """What helps, with the model that it is about in place of TARGET."""
+    return error.fix.replace("TARGET", target) if error.fix else None

@@ -64,14 +64,14 @@ def current(folder: ModelFolder, channel: str) -> Activation | None:
             raise StoreError(
                 "is not a channel: a symbolic link belongs there",
                 where=str(link),
-                fix=f"move it away and point the channel anew: `enginepress promote … --channel {channel}`",
+                fix=f"move it away and point the channel anew: `enginepress promote TARGET N --channel {channel}`",
             ) from None
     found = _parse(os.path.basename(target))
     if found is None or found.channel != channel or target != f"../activations/{found.name}":
         raise StoreError(
             f"points to {target}, which is no activation of this channel",
             where=str(link),
-            fix=f"remove the link and point the channel anew: `enginepress promote … --channel {channel}`",
+            fix=f"remove the link and point the channel anew: `enginepress promote TARGET N --channel {channel}`",
         )
     return found
 
@@ -91,7 +91,7 @@ def resolved(folder: ModelFolder, channel: str) -> tuple[int, Path] | None:
         raise StoreError(
             f"points to the activation {found.name}, which is gone, so nobody can read release {found.release} there",
             where=str(folder.channels / channel),
-            fix=f"point the channel anew: `enginepress promote … {found.release} --channel {channel}`",
+            fix=f"point the channel anew: `enginepress promote TARGET {found.release} --channel {channel}`",
         )
     return found.release, target
 
@@ -191,7 +191,7 @@ def _check_expected(folder: ModelFolder, channel: str, before: Activation | None
         raise StoreError(
             f"channel {channel} of {folder.model} is on {words[found]}, not on {words[expect]}: somebody moved it meanwhile",
             where=str(folder.channels / channel),
-            fix="look at `enginepress releases`, then decide again",
+            fix="look at `enginepress releases TARGET`, then decide again",
         )
 
 
@@ -252,7 +252,7 @@ def _point(folder: ModelFolder, activation: Activation, before: Activation | Non
         raise StoreError(
             f"channel {channel} of {folder.model} was moved by somebody else meanwhile",
             where=str(folder.channels / channel),
-            fix="look at `enginepress releases`, then decide again",
+            fix="look at `enginepress releases TARGET`, then decide again",
         )
     os.replace(fresh, folder.channels / channel)
     sync_folder(folder.channels)

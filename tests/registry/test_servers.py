@@ -123,7 +123,7 @@ def test_a_closed_port_is_reported_at_once_with_what_finishes_the_registration(s
         register_with(registry, 7, key("a"), report)
     assert time.monotonic() - start < 5
     assert "the release stays published" in (caught.value.fix or "")
-    assert "doctor --repair" in (caught.value.fix or "")
+    assert "doctor TARGET --repair" in (caught.value.fix or "")
     assert "secret" not in str(caught.value)
 
 

@@ -228,7 +228,7 @@ def test_a_channel_that_dangles_is_mended_by_the_command_that_its_message_names(
     shutil.rmtree((store.root / MODEL / "channels/production").resolve())
     with pytest.raises(StoreError, match="which is gone") as caught:
         store.channel(MODEL, "production")
-    assert "enginepress promote … 2 --channel production" in str(caught.value.fix)
+    assert "enginepress promote TARGET 2 --channel production" in str(caught.value.fix)
     move(place.recipe, "production", 2)
     assert store.channel(MODEL, "production") == 2
 
@@ -238,7 +238,7 @@ def test_an_activation_that_was_edited_is_made_anew_by_the_command_that_verify_n
     config = store.channel_path(MODEL, "production") / MODEL / "config.pbtxt"
     config.write_text(config.read_text() + "max_batch_size: 3\n")
     (trouble,) = verify_store(store, deep=False).troubles
-    assert trouble.fix == "make it anew: `enginepress promote … 2 --channel production`"
+    assert trouble.fix == f"make it anew: `enginepress promote {store.url}/{MODEL} 2 --channel production`"
     move(place.recipe, "production", 2)
     assert verify_store(store, deep=False).troubles == []
 

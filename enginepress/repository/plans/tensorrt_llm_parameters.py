@@ -24,8 +24,6 @@ Target = Literal["engine", "preprocessing", "postprocessing", "queue", "instance
 
 WHERE = "serving.parameters"
 
-_INT = re.compile(r"-?\d+")
-
 
 @dataclass(frozen=True)
 class Parameter:
