@@ -93,10 +93,6 @@ class Workspace:
         record = self.read_json(kind, key, "record.json", fix=f"remove the folder {folder}, and run again: it is made anew")
         if record is None:
             return None
-        except OSError as error:
-            raise explain_os_error(error, f"reading {kind}", WorkspaceError, where=str(folder)) from None
-        except ValueError:
-            raise WorkspaceError("is damaged", where=str(folder), fix="remove the folder: it is made anew") from None
         with contextlib.suppress(OSError):  # `enginepress prune` goes by when an output was last used
             if time.time() - (folder / "record.json").stat().st_mtime > USED_SECONDS:
                 os.utime(folder / "record.json")
@@ -184,12 +180,14 @@ class Workspace:
     # Small JSON files ------------------------------------------------------------------------------------------------
 
     def read_json(self, *parts: str, fix: str = "remove this file, and run again: it is written anew") -> Any | None:
-        """The content of a file, None if it is not there. Raises WorkspaceError if it was damaged."""
+        """The content of a file, None if it is not there. Raises WorkspaceError if it was damaged or cannot be read."""
         path = self.path(*parts)
         try:
             text = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise explain_os_error(error, "reading the workspace", WorkspaceError, where=str(path)) from None
         return parse_json(text, where=str(path), kind=WorkspaceError, problem="is damaged", fix=fix)
 
     def write_json(self, value: Any, *parts: str) -> Path:
