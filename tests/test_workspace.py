@@ -256,14 +256,6 @@ def test_who_was_asleep_while_somebody_took_over_gets_what_that_one_made(ending:
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_a_damaged_record_is_named_and_the_way_out_told(tmp_path: Path) -> None:
-    (tmp_path / "engines" / "k").mkdir(parents=True)
-    (tmp_path / "engines" / "k" / "record.json").write_text("{")
-    with pytest.raises(WorkspaceError, match="is damaged") as caught:
-        Workspace(tmp_path).find("engines", "k")
-    assert caught.value.where == str(tmp_path / "engines" / "k")
-
-
 def test_work_that_fails_leaves_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
 
