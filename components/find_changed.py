@@ -6,12 +6,13 @@ from enginepress.components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def find_changed(folder: str, run: str) -> list:
+def find_changed(folder: str, run: str, summary: dsl.Output[dsl.Markdown]) -> list:
     """Which recipes of a folder are to be built: their source has moved, or the recipe, its container or template has changed.
 
     Args:
         folder: Where the recipes are mounted.
         run: Names this run in the workspace.
+        summary: What Kubeflow shows.
 
     Returns:
         Of each recipe that is to be built the parameters `recipe` and `recipe_digest`. How all of them stand is kept in the
@@ -19,4 +20,4 @@ def find_changed(folder: str, run: str) -> list:
     """
     from enginepress.steps.task import find_changed_task
 
-    return find_changed_task(folder, run)
+    return find_changed_task(folder, run, summary=summary.path)

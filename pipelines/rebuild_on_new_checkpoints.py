@@ -83,7 +83,7 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
                 kubernetes.mount_pvc(found, pvc_name=recipes, mount_path=options.recipes_path)
             else:
                 kubernetes.use_config_map_as_volume(found, recipes, mount_path=options.recipes_path)
-            with dsl.ParallelFor(found.output, parallelism=options.parallelism) as one:
+            with dsl.ParallelFor(found.outputs["Output"], parallelism=options.parallelism) as one:
                 build(
                     recipe=one.recipe,
                     recipe_digest=one.recipe_digest,

@@ -42,6 +42,10 @@ SECRETS = {
 }
 """Whose secrets a step gets. Steps that run other people's tools get none; verify runs a server, and reads the store."""
 
+NEVER_PROXIED = ("localhost", "127.0.0.1", "$(KUBERNETES_SERVICE_HOST)", ".svc", ".cluster.local", ".kubeflow")
+"""Kubeflow's launcher runs in the step's own container, with its variables: it asks Kubernetes by address, which Kubernetes puts
+in here, and its object store as seaweedfs.kubeflow."""
+
 CA_PATH = "/etc/enginepress-ca"
 CA_FILE = "ca-bundle.crt"
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -155,7 +159,7 @@ def _site(task: Any, step: str, options: CompileOptions) -> None:
     for name, value in (
         ("HTTP_PROXY", options.http_proxy),
         ("HTTPS_PROXY", options.https_proxy),
-        ("NO_PROXY", options.no_proxy),
+        ("NO_PROXY", _no_proxy(options)),
     ):
         if value:
             task.set_env_variable(name, value)
@@ -170,6 +174,13 @@ def _site(task: Any, step: str, options: CompileOptions) -> None:
         kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", options.queue)
     if options.priority:
         kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", options.priority)
+
+
+def _no_proxy(options: CompileOptions) -> str:
+    if not (options.http_proxy or options.https_proxy):
+        return options.no_proxy
+    own = [name.strip() for name in options.no_proxy.split(",") if name.strip()]
+    return ",".join(dict.fromkeys([*NEVER_PROXIED, *own]))
 
 
 def image_of(options: CompileOptions) -> str:

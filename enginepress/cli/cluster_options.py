@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from enginepress.run.connection import Connection
 
-NAMES = ("host", "namespace", "token", "token_file", "token_command", "ca", "ui")
+NAMES = ("host", "namespace", "token", "token_file", "token_command", "cookie_file", "ca", "ui")
 
 
 def cluster_options(command: Any) -> Any:
@@ -23,6 +23,12 @@ def cluster_options(command: Any) -> Any:
             click.option("--token", metavar="TOKEN", help="Better in $KF_PIPELINES_TOKEN: others see a process's arguments."),
             click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Read anew for each request."),
             click.option("--token-command", metavar="COMMAND", help="Prints a token, as 'oc whoami -t'."),
+            click.option(
+                "--cookie-file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Cookie of a browser that is logged in, as NAME=VALUE. Or $KF_PIPELINES_COOKIE.",
+            ),
             click.option("--ca", type=click.Path(path_type=Path), metavar="FILE", help="Certificates to trust, as PEM."),
             click.option("--ui", metavar="URL", help="The user interface, if it has another address."),
         )

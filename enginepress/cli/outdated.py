@@ -18,11 +18,11 @@ from enginepress.cli.options import json_option, open_workspace, workspace_optio
 def outdated(recipes: tuple[Path, ...], workspace: str, as_json: bool) -> None:
     """Compare what the sources of RECIPES are now with their locks, or else with their newest releases.
 
-    RECIPES are files, or folders with recipes; without any, the current folder. Nothing is downloaded: one small request a
-    source. Ends with 1 if a source could not be asked.
+    RECIPES are files, or folders, which are searched with all folders in them; without any, the current folder. Nothing is
+    downloaded: one small request a source. Ends with 1 if a source could not be asked.
     """
-    from enginepress.steps.outdated import find_recipes
     from enginepress.steps.outdated import outdated as ask
+    from enginepress.steps.recipe_folder import find_recipes
 
     states = ask(find_recipes(recipes or (Path(),)), open_workspace(workspace).path("cache"))
     if as_json:

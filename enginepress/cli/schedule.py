@@ -108,10 +108,13 @@ def _create(
     from enginepress.run.cluster import open_place
     from enginepress.run.cron import next_times
     from enginepress.run.packages import package_of, read_value
+    from enginepress.run.reach import check_image
     from enginepress.run.recurring import set_schedule
 
-    package = package_of("rebuild_on_new_checkpoints", options_from(values))
-    parameters = {key: read_value(package, key, text) for key, text in map(setting, settings)}
+    options, given = options_from(values), dict(map(setting, settings))
+    check_image(options, given)
+    package = package_of("rebuild_on_new_checkpoints", options)
+    parameters = {key: read_value(package, key, text) for key, text in given.items()}
     where = open_place(Api(connection, tell=tell), experiment)
     one, change = set_schedule(where, package, cron, place, name=name, parameters=parameters, service_account=service_account)
     times = next_times(cron, datetime.datetime.now(time_zone))

@@ -16,7 +16,6 @@ from enginepress.cli.options import json_option, recipe_argument
 from enginepress.cli.run_progress import poll_option
 
 if TYPE_CHECKING:
-    from enginepress.recipe import Recipe
     from enginepress.run.cluster import ClusterRun
     from enginepress.run.run_state import RunState
 
@@ -60,15 +59,17 @@ def submit(
     from enginepress.run.cluster import run_parameters
     from enginepress.run.cluster import submit as submit_run
     from enginepress.run.packages import package_of, read_value
-    from enginepress.run.reach import check_reach
+    from enginepress.run.reach import check_image, check_plan, check_reach
 
     connection = connection_from(values)
     loaded, options = load_recipe(recipe), options_from(values)
+    given = dict(map(setting, settings))
+    check_image(options, given)
     check_reach(loaded, options)
     if not no_plan:
-        _plan(loaded)
+        check_plan(loaded, tell=lambda text: click.echo(f"note: {text}", err=True), without="submit with --no-plan")
     package = package_of("build_and_publish", options)
-    parameters = {name: read_value(package, name, text) for name, text in map(setting, settings)}
+    parameters = {name: read_value(package, name, text) for name, text in given.items()}
     if dry_run:
         click.echo(
             _kfp_command(connection.host, experiment, loaded.name, run_parameters(package, loaded, parameters, force=force))
@@ -140,24 +141,6 @@ def _took(state: RunState) -> str:
     if state.created is None or state.finished is None:
         return ""
     return f"after {(state.finished - state.created).total_seconds():.0f} s"
-
-
-def _plan(recipe: Recipe) -> None:
-    """Refuses what will not fit before anything is submitted."""
-    from enginepress.errors import SourceError
-    from enginepress.run.reach import is_here
-    from enginepress.steps.plan import plan_recipe
-
-    if not is_here(recipe):
-        click.echo(f"note: {recipe.source.uri} lies on the cluster: the run's first step plans", err=True)
-        return
-    try:
-        report = plan_recipe(recipe)
-    except SourceError as error:
-        error.fix = (error.fix + "; " if error.fix else "") + "or, if only the cluster reaches the source, submit with --no-plan"
-        raise
-    if report.refusal is not None:
-        raise report.refusal
 
 
 def _kfp_command(host: str, experiment: str, name: str, parameters: dict[str, Any]) -> str:

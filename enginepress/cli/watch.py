@@ -35,7 +35,8 @@ def _duration(_: click.Context, __: click.Parameter, value: str) -> float:
 @workspace_option
 @json_option
 def watch(recipes: tuple[Path, ...], every: float, once: bool, parallel: int, workspace: str, as_json: bool) -> None:
-    """Ask what the sources of RECIPES have now, and build what has changed: files, or folders with recipes.
+    """Ask what the sources of RECIPES have now, and build what has changed: files, or folders, which are searched with all
+    folders in them.
 
     Built is what `enginepress run` would have work for: other bytes at the source, another recipe, other packages, container or
     template. What is built goes to the channel `candidate` only. What fails is tried again later, and disturbs no other.

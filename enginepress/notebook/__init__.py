@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from enginepress.compile_options import CompileOptions
     from enginepress.notebook.plans import Comparison, Plan
     from enginepress.notebook.release_table import Releases
     from enginepress.notebook.runs import Run
@@ -79,48 +80,76 @@ def submit(
     host: str | None = None,
     namespace: str | None = None,
     token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    token_command: str | None = None,
+    cookie_file: str | os.PathLike[str] | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    ui: str | None = None,
     experiment: str | None = None,
+    service_account: str | None = None,
+    image: str | None = None,
     parameters: Mapping[str, Any] | None = None,
-    options: Any | None = None,
+    options: CompileOptions | None = None,
     force: bool = False,
     again: bool = False,
+    plan: bool = True,
     background: bool = False,
     progress: bool = True,
-    **connection: Any,
 ) -> Submitted:
     """Plans a recipe and submits it to Kubeflow Pipelines, once, and follows it. Interrupting leaves the run as it is.
 
     Args:
-        host, namespace, token, connection: as `enginepress submit`; by default from the environment.
+        host, namespace, token, token_file, token_command, cookie_file, ca, ui, experiment, service_account: as
+            `enginepress submit`; by default from the environment.
+        image: of the steps, as NAME@sha256:…; default: of `options`, or $ENGINEPRESS_IMAGE.
         parameters: of the pipeline, beside the recipe.
-        options: `CompileOptions`: what is fixed when the pipeline is compiled.
+        options: what else is fixed when the pipeline is compiled.
+        force: build and gate again even if nothing has changed.
         again: submit although a run that builds the same has not ended.
+        plan: False to leave the source alone from here; the run's first step plans anyway.
         background: return as soon as it is submitted; `wait()` or `await` follows it.
+        progress: show the steps while they work, and tell when a request is tried again.
 
     Raises:
         EnginepressError: if the recipe does not fit, Kubeflow refuses, or the run fails.
     """
+    from dataclasses import replace
+
     from enginepress.compile_options import CompileOptions
-    from enginepress.notebook.submitted import Submitted
+    from enginepress.notebook.submitted import Submitted, tell
     from enginepress.run.cluster import EXPERIMENT
     from enginepress.run.cluster import submit as send
     from enginepress.run.connection import connect
-    from enginepress.run.reach import check_reach, is_here
-    from enginepress.steps.plan import plan_recipe
+    from enginepress.run.reach import check_image, check_plan, check_reach
 
-    loaded = _recipe(recipe)
-    chosen = options or CompileOptions()
+    connection = connect(
+        host,
+        namespace=namespace,
+        token=token,
+        token_file=_path(token_file),
+        token_command=token_command,
+        cookie_file=_path(cookie_file),
+        ca=_path(ca),
+        ui=ui,
+    )
+    loaded, chosen = _recipe(recipe), options or CompileOptions()
+    if image is not None:
+        chosen = replace(chosen, image=image)
+    say = tell if progress else lambda text: None
+    check_image(chosen, parameters or {})
     check_reach(loaded, chosen)
-    if is_here(loaded) and (refusal := plan_recipe(loaded).refusal) is not None:
-        raise refusal
+    if plan:
+        check_plan(loaded, tell=say, without="submit with plan=False")
     sent = send(
         loaded,
-        connect(host, namespace=namespace, token=token, **connection),
+        connection,
         chosen,
         parameters=parameters,
         experiment=experiment or EXPERIMENT,
+        service_account=service_account,
         force=force,
         again=again,
+        tell=say,
     )
     submitted = Submitted(loaded, sent, progress=progress)
     return submitted if background else submitted.wait()
@@ -219,6 +248,10 @@ def _target(target: AnyRecipe) -> Recipe:
     if isinstance(target, (str, os.PathLike)):
         return load_target(os.fspath(target))
     return _recipe(target, need_reference=False)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return Path(path) if path is not None else None
 
 
 def _workspace(folder: str | os.PathLike[str] | None) -> Workspace:

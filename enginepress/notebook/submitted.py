@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ _STATUS = {
 }
 
 
+def tell(text: str) -> None:
+    """Says what happens while a request is made: that it is tried again, that nothing could be planned here."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Submitted:
     """A run on Kubeflow.
 
@@ -45,6 +51,7 @@ class Submitted:
         self.steps = StepsView(recipe.name, STEPS, where=run.url)
         self.steps.state = "runs already" if run.found else "submitted"
         self._live = Live(self.steps, wanted=progress)
+        self._tell = tell if progress else None
         self._live.update(now=True)
         self._thread: threading.Thread | None = None
 
@@ -56,6 +63,17 @@ class Submitted:
     def url(self) -> str:
         """The run's page."""
         return self.run.url
+
+    @property
+    def report(self) -> str | None:
+        """With which the run has ended, as Markdown: what each step did, and what to do about one that failed. None before, or
+        if it cannot be had."""
+        from enginepress.run.pod_logs import report_of
+
+        if self.state is None or not self.state.ended:
+            self.refresh()
+        assert self.state is not None
+        return report_of(self.run, self.state) if self.state.ended else None
 
     def refresh(self) -> Submitted:
         """Looks once how it stands."""
@@ -100,7 +118,7 @@ class Submitted:
 
     def _follow(self) -> None:
         try:
-            for state in self.run.progress():
+            for state in self.run.progress(tell=self._tell):
                 self._note(state)
         except EnginepressError as error:
             self.error = error

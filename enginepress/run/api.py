@@ -40,11 +40,13 @@ class Trouble(Exception):
         status: of the HTTP answer; 0 if there was none.
         arrived: whether the server may have carried it out.
         wait: seconds that it asked us to wait.
+        unknown_to_it: it does not know who we are; so says a login page that it sends us to.
     """
 
     def __init__(self, message: str, *, status: int = 0, arrived: bool = True, wait: float = 0.0, fatal: bool = False) -> None:
         self.status, self.arrived, self.wait = status, arrived, wait
         self.passing = not fatal and (status in (0, 429, 500, 502, 503, 504))
+        self.unknown_to_it = status == 401 or 300 <= status < 400
         super().__init__(message)
 
 
@@ -96,6 +98,8 @@ class Api:
             Trouble: if it failed.
         """
         self.client.last_response = None
+        if self.connection.cookie is not None:
+            self.client.cookie = self.connection.cookie.value()
         timeouts = (self.connection.connect_s, self.connection.read_s)
         try:
             answer = method(*args, **options, _request_timeout=timeouts)
@@ -145,8 +149,10 @@ class Api:
 
     def _without_token(self, text: str) -> str:
         """A server's words, should it repeat what it was sent."""
-        token = self.client.configuration.api_key.get("authorization")
-        return text.replace(token, "…") if token else text
+        token, cookie = self.client.configuration.api_key.get("authorization") or "", self.client.cookie or ""
+        for secret in (token, *(pair.strip().partition("=")[2] for pair in cookie.split(";"))):
+            text = text.replace(secret, "…") if secret else text
+        return text
 
     # Patience ---------------------------------------------------------------------------------------------------------
 
@@ -165,7 +171,7 @@ class Api:
             try:
                 return self.attempt(method, *args, **options)
             except Trouble as trouble:
-                if trouble.status == 401 and not renewed and self.renewed():
+                if trouble.unknown_to_it and not renewed and self.renewed():
                     renewed = True
                     continue
                 if trouble.status == 500:
@@ -196,7 +202,7 @@ class Api:
             try:
                 return self.attempt(method, *args, **options), lost
             except Trouble as trouble:
-                if trouble.status == 401 and not renewed and self.renewed():
+                if trouble.unknown_to_it and not renewed and self.renewed():
                     renewed = True
                     continue
                 if trouble.status == 409 and (found := find()) is not None:
@@ -234,8 +240,7 @@ class Api:
         time.sleep(max(seconds, trouble.wait))
 
     def renewed(self) -> bool:
-        token = self.connection.token
-        return token is not None and token.renew()
+        return any(one.renew() for one in (self.connection.token, self.connection.cookie) if one is not None)
 
     # Words ------------------------------------------------------------------------------------------------------------
 
@@ -244,9 +249,9 @@ class Api:
         return ClusterError(f"cannot {doing}: {said(trouble)}", where=self.connection.host, fix=self._fix(trouble))
 
     def _fix(self, trouble: Trouble) -> str:
-        status, token = trouble.status, self.connection.token
-        if status == 401 or 300 <= status < 400:
-            return f"get a new token; this one came from {token.where}" if token is not None else GIVE_TOKEN
+        status, used = trouble.status, self.connection.token or self.connection.cookie
+        if trouble.unknown_to_it:
+            return f"get a new {used.kind}; this one came from {used.where}" if used is not None else GIVE_TOKEN
         if status == 403:
             place = f" in the namespace {self.connection.namespace}" if self.connection.namespace else ""
             return f"ask whoever runs Kubeflow for the right to do this{place}, or name your own namespace with --namespace"
@@ -264,7 +269,10 @@ class Api:
         return "run the same command again in a few minutes: it looks before it sends anything"
 
 
-GIVE_TOKEN = "give a token: --token-file FILE, --token-command 'oc whoami -t', or KF_PIPELINES_TOKEN"
+GIVE_TOKEN = (
+    "give a token: --token-file FILE, --token-command 'oc whoami -t', or KF_PIPELINES_TOKEN; where people log in on a page, the "
+    "cookie of a browser that has: --cookie-file FILE, or KF_PIPELINES_COOKIE"
+)
 FIXES = {
     400: "its words say what is wrong; a parameter of the run is set with --set NAME=VALUE",
     404: "`enginepress status` lists the runs; if nothing is found at all, is --host the address of Kubeflow Pipelines?",

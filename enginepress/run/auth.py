@@ -1,6 +1,6 @@
-"""Who we are to Kubeflow's API: where a token comes from, and to whom it may be shown.
+"""Who we are to Kubeflow's API: where a token or a session's cookie comes from, and to whom it may be shown.
 
-A token is read when it is needed and kept in memory only: it reaches no log, record, pipeline, argument of a child or message.
+Either is read when it is needed and kept in memory only: it reaches no log, record, pipeline, argument of a child or message.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from enginepress.errors import ClusterError, UsageError
 from enginepress.sources.asking import is_loopback
 
 TOKEN = "KF_PIPELINES_TOKEN"
+COOKIE = "KF_PIPELINES_COOKIE"
 TOKEN_COMMAND = "KF_PIPELINES_TOKEN_COMMAND"
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
 """The same variable as kfp's own."""
 PROJECTED = "/var/run/secrets/kubeflow/pipelines/token"
 """Where Kubeflow mounts the token of a pod's service account for its own API."""
 COMMAND_SECONDS = 60
+VARIABLES = {"token": TOKEN, "cookie": COOKIE}
 
 
 class Token:
     """A token from one place. `value` gives it as it is now; `renew` tries for another one after it was refused."""
 
     where = ""
+    kind = "token"
+    """`cookie`: it is the header of a session."""
 
     def value(self) -> str:
         raise NotImplementedError
@@ -45,9 +49,10 @@ class GivenToken(Token):
 
     text: str = field(repr=False)
     where: str = "--token"
+    kind: str = "token"
 
     def value(self) -> str:
-        return _checked(self.text, self.where)
+        return _checked(self.text, self.where, self.kind)
 
 
 @dataclass
@@ -55,6 +60,7 @@ class FileToken(Token):
     """A token in a file, read anew each time: Kubernetes replaces projected ones before they expire."""
 
     path: Path
+    kind: str = "token"
     _last: str = field(default="", repr=False)
 
     @property
@@ -63,12 +69,12 @@ class FileToken(Token):
 
     def value(self) -> str:
         try:
-            self._last = _checked(self.path.read_text(encoding="utf-8"), self.where)
+            self._last = _checked(self.path.read_text(encoding="utf-8"), self.where, self.kind)
         except (OSError, UnicodeDecodeError) as error:
             raise ClusterError(
-                f"the token cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
+                f"the {self.kind} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
                 where=self.where,
-                fix=f"name a file that holds one with --token-file, or set {TOKEN}",
+                fix=f"name a file that holds one with --{self.kind}-file, or set {VARIABLES[self.kind]}",
             ) from None
         return self._last
 
@@ -146,22 +152,39 @@ def choose_token(
     return FileToken(Path(PROJECTED)) if Path(PROJECTED).exists() else None
 
 
+def choose_cookie(cookie_file: Path | None = None, *, environment: Mapping[str, str] = os.environ) -> Token | None:
+    """The cookie of a session that a browser has, where a login page stands before Kubeflow (Dex, IAP): from the file that was
+    named, else the environment's, else None."""
+    if cookie_file:
+        return FileToken(cookie_file.expanduser(), kind="cookie")
+    if environment.get(COOKIE):
+        return GivenToken(environment[COOKIE], where=f"the environment variable {COOKIE}", kind="cookie")
+    return None
+
+
 def check_may_travel(host: str, token: Token | None) -> None:
-    """Raises UsageError if a token would travel unencrypted through a network that is not the cluster's or this machine's own."""
+    """Raises UsageError if it would travel unencrypted through a network that is not the cluster's or this machine's own."""
     split = urlsplit(host)
     name = split.hostname or ""
     inside = "." not in name or name.endswith((".svc", ".cluster.local", ".localhost"))
     if token is not None and split.scheme == "http" and not (is_loopback(host) or inside):
         raise UsageError(
-            "a token would travel unencrypted over http://",
+            f"a {token.kind} would travel unencrypted over http://",
             where=host,
             fix="name the host with https://; with a certificate of your own, --ca FILE",
         )
 
 
-def _checked(text: str, where: str) -> str:
-    text = text.strip().removeprefix("Bearer ").strip()
-    if not re.fullmatch(r"[\x21-\x7e]+", text):
-        what = "holds no token" if not text else "holds something that is no token: spaces, line breaks or letters beyond ASCII"
-        raise ClusterError(what, where=where, fix=f"put the bare token there, or set {TOKEN}")
+def _checked(text: str, where: str, kind: str = "token") -> str:
+    text = text.strip()
+    if kind == "cookie":
+        text, good = text.removeprefix("Cookie:").strip(), r"[\x21-\x3c\x3e-\x7e]+=[\x20-\x7e]+"
+        what = "holds something that is no cookie: NAME=VALUE on one line"
+    else:
+        text, good = text.removeprefix("Bearer ").strip(), r"[\x21-\x7e]+"
+        what = "holds something that is no token: spaces, line breaks or letters beyond ASCII"
+    if not re.fullmatch(good, text):
+        raise ClusterError(
+            what if text else f"holds no {kind}", where=where, fix=f"put the bare {kind} there, or set {VARIABLES[kind]}"
+        )
     return text

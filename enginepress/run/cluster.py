@@ -27,7 +27,7 @@ from enginepress.recipe import Recipe
 from enginepress.recipe_file import travelling_json
 from enginepress.run.api import Api, Tell, Trouble, said
 from enginepress.run.connection import Connection, pod_namespace
-from enginepress.run.packages import Package, package_of
+from enginepress.run.packages import Package, is_of_kind, kind_in_words, package_of
 from enginepress.run.run_state import RunState, read_run
 
 EXPERIMENT = "enginepress"
@@ -86,7 +86,7 @@ class ClusterRun:
             except Trouble as trouble:
                 now = time.monotonic()
                 silent = now if silent is None else silent
-                if trouble.status == 401 and not renewed and self.api.renewed():
+                if trouble.unknown_to_it and not renewed and self.api.renewed():
                     renewed = True
                     continue
                 if not trouble.passing or now - silent > patience_s:
@@ -385,7 +385,8 @@ def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *
     """The parameters of a run: the recipe's, and those that were given.
 
     Raises:
-        UsageError: for parameters that the pipeline does not have or still needs, and a recipe that is too long to be one.
+        UsageError: for parameters that the pipeline does not have or still needs, values of another kind, and a recipe that is
+            too long to be one.
     """
     text = travelling_json(recipe)
     if len(text.encode()) > LONGEST_RECIPE:
@@ -401,6 +402,12 @@ def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *
                 f"'{name}' is no parameter that can be set",
                 where="parameters",
                 fix="there are: " + (", ".join(sorted(set(package.parameters) - set(own))) or "none"),
+            )
+        if not is_of_kind(given[name], package.parameters[name].kind):
+            raise UsageError(
+                f"{given[name]!r} is not {kind_in_words(package.parameters[name].kind)}",
+                where=f"parameters, {name}",
+                fix=f"the default is {package.parameters[name].default!r}",
             )
     values = {**{name: value for name, value in own.items() if name in package.parameters}, **given}
     missing = [name for name, one in package.parameters.items() if one.required and name not in values]

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from enginepress.errors import UsageError
-from enginepress.run.auth import Token, check_may_travel, choose_token
+from enginepress.run.auth import Token, check_may_travel, choose_cookie, choose_token
 from enginepress.sources.asking import is_loopback
 
 HOST, UI = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT"
@@ -27,6 +27,7 @@ class Connection:
     Attributes:
         host: the API's address, without a slash at its end.
         namespace: of the runs; None where the installation serves one namespace.
+        cookie: of a session, where a login page stands before the API.
         ca: file with the certificates that are trusted instead of the public ones.
         ui: address of the user interface, if it is another one.
         proxy: between us and the host.
@@ -41,6 +42,7 @@ class Connection:
     proxy: str | None = None
     connect_s: float = 10.0
     read_s: float = 60.0
+    cookie: Token | None = None
 
     def run_url(self, run_id: str) -> str:
         """Where people look at a run."""
@@ -61,6 +63,7 @@ def connect(
     token: str | None = None,
     token_file: Path | None = None,
     token_command: str | None = None,
+    cookie_file: Path | None = None,
     ca: Path | None = None,
     ui: str | None = None,
     environment: Mapping[str, str] = os.environ,
@@ -68,14 +71,16 @@ def connect(
     """The connection that these values and the environment describe. Nothing is asked yet.
 
     Raises:
-        UsageError: if no host is known, it is no address, or a token would travel unencrypted.
+        UsageError: if no host is known, it is no address, or a token or cookie would travel unencrypted.
     """
     where = host or environment.get(HOST)
     if not where:
         raise UsageError("which Kubeflow Pipelines?", fix=f"give --host https://…, or set {HOST}")
     address = _address(where)
     chosen = choose_token(token, token_file, token_command, environment=environment)
-    check_may_travel(address, chosen)
+    cookie = choose_cookie(cookie_file, environment=environment)
+    for one in (chosen, cookie):
+        check_may_travel(address, one)
     if ca is None:
         ca = next((Path(environment[name]) for name in CA_VARIABLES if environment.get(name)), None)
     if ca is not None and not ca.is_file():
@@ -87,6 +92,7 @@ def connect(
         ca,
         _address(ui or environment.get(UI) or "", "the user interface") if ui or environment.get(UI) else "",
         _proxy(address, environment),
+        cookie=cookie,
     )
 
 

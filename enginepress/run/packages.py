@@ -30,6 +30,13 @@ _KINDS = {
     "LIST": "a JSON list",
     "STRUCT": "a JSON object",
 }
+_TYPES: Mapping[str, Any] = {
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": (int, float),
+    "LIST": (list, tuple),
+    "STRUCT": Mapping,
+}
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,20 @@ def read_value(package: Package, name: str, text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
-    kinds: dict[str, Any] = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float), "LIST": list, "STRUCT": dict}
-    if parameter.kind in kinds and isinstance(value, kinds[parameter.kind]) and not isinstance(value, bool):
+    if value is not None and is_of_kind(value, parameter.kind):
         return value
-    raise UsageError(f"'{text}' is not {_KINDS.get(parameter.kind, parameter.kind)}", where=f"--set {name}")
+    raise UsageError(f"'{text}' is not {kind_in_words(parameter.kind)}", where=f"--set {name}")
+
+
+def is_of_kind(value: Any, kind: str) -> bool:
+    """Whether the backend takes a value for a parameter of this kind. A kind that is not known here is left to it."""
+    if kind == "BOOLEAN" or isinstance(value, bool):
+        return kind == "BOOLEAN" and isinstance(value, bool)
+    return isinstance(value, _TYPES.get(kind, object))
+
+
+def kind_in_words(kind: str) -> str:
+    return _KINDS.get(kind, kind)
 
 
 def _default_cache() -> Path:

@@ -92,6 +92,8 @@ def _read(api: Api, path: str) -> str | None:
     headers = {"User-Agent": api.client.user_agent}
     if api.connection.token is not None:
         headers["Authorization"] = f"Bearer {api.connection.token.value()}"
+    if api.connection.cookie is not None:
+        headers["Cookie"] = api.connection.cookie.value()
     timeout = urllib3.Timeout(connect=api.connection.connect_s, read=api.connection.read_s)
     try:
         answer = api.client.rest_client.pool_manager.request(

@@ -66,6 +66,9 @@ def set_schedule(
 ) -> tuple[Schedule, Change]:
     """Makes the schedule of this name be so: no catching up, one run at a time. A paused one is resumed.
 
+    Args:
+        service_account: of its runs; None for whichever Kubeflow takes by itself.
+
     Raises:
         UsageError: for parameters that the pipeline does not have.
         ClusterError: if Kubeflow cannot be reached, or refuses.
@@ -79,10 +82,12 @@ def set_schedule(
             fix="there are: " + ", ".join(sorted(package.parameters)),
         )
     reference = upload(place, package)
-    wanted = (cron.text, reference.pipeline_version_id, True, 1, values, service_account or "")
+    wanted = (cron.text, reference.pipeline_version_id, True, 1, values)
 
     def right(one: Schedule) -> bool:
-        return (one.cron, one.version_id, one.no_catchup, one.at_once, dict(one.parameters), one.service_account) == wanted
+        # Where none is asked for, Kubeflow names the one that it takes by itself.
+        account = service_account is None or one.service_account == service_account
+        return account and (one.cron, one.version_id, one.no_catchup, one.at_once, dict(one.parameters)) == wanted
 
     there = schedules(place, name)
     kept = next((one for one in there if right(one)), None)
@@ -198,7 +203,8 @@ def _read(run: Any) -> Schedule:
         id=str(run.recurring_run_id),
         name=str(run.display_name),
         cron=str(cron),
-        paused=run.status != "ENABLED",
+        # No status is known at first, nor when its last run failed to start.
+        paused=run.status == "DISABLED",
         recipes=str(parameters.get("recipes", "")),
         version_id=str(reference.pipeline_version_id) if reference is not None else "",
         no_catchup=bool(run.no_catchup),

@@ -22,7 +22,7 @@ from enginepress.manifest import utc_now
 from enginepress.run.apart import RunApart
 from enginepress.run.watch_record import Attempts, Failure, Outcome, Pass, Watched, keep_pass, utc_text
 from enginepress.steps.changed import Change, changed
-from enginepress.steps.outdated import find_recipes
+from enginepress.steps.recipe_folder import find_recipes
 from enginepress.workspace import Workspace
 
 JITTER = 0.1
@@ -44,7 +44,7 @@ def watch(
     """Makes passes until `stop` is set; one pass if `every` is None. Returns the last.
 
     Args:
-        recipes: files, and folders that are searched again for each pass.
+        recipes: files, and folders that are searched, with those in them, again for each pass.
         every: seconds from the start of a pass to the start of the next.
         parallel: builds at a time.
         stop: set it from a signal handler or another thread: what is being built is ended, and goes on with the next pass.

@@ -6,14 +6,13 @@ a list of whole recipes could be longer than a parameter may be.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from enginepress.errors import UsageError
 from enginepress.recipe import Recipe
-from enginepress.recipe_file import is_recipe
 from enginepress.steps.changed import changed
+from enginepress.steps.recipe_folder import recipes_in
 from enginepress.steps.travelling import leave_recipe
 from enginepress.workspace import Workspace
 
@@ -36,24 +35,6 @@ def find_changed(folder: str, workspace: Workspace, run: str) -> list[dict[str, 
             print(f"{change.path}: {change.error['message']}", file=sys.stderr)
     workspace.write_json([c.to_json() for c in found], "runs", run, "changed.json")
     return [_parameters(c.recipe, workspace) for c in found if c.recipe is not None]
-
-
-def recipes_in(folder: Path) -> list[Path]:
-    """The recipes of a folder and those under it, each once. Links are followed and hidden folders are not entered: a mounted
-    ConfigMap shows each file as a link into a hidden folder, Git-sync its working copy."""
-    found: dict[str, Path] = {}
-    entered = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if (real := os.path.realpath(base)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        for name in sorted(names):
-            path = Path(base, name)
-            if not name.startswith(".") and path.suffix in (".yaml", ".yml") and path.is_file() and is_recipe(path):
-                found.setdefault(os.path.realpath(path), path)
-    return sorted(found.values())
 
 
 def _parameters(recipe: Recipe, workspace: Workspace) -> dict[str, str]:

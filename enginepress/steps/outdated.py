@@ -15,7 +15,7 @@ from typing import Any, Literal
 from enginepress.errors import EnginepressError, RecipeError, StoreError
 from enginepress.lockfile import parse_lock
 from enginepress.recipe import Recipe, Source
-from enginepress.recipe_file import is_recipe, load_recipe
+from enginepress.recipe_file import load_recipe
 from enginepress.steps.latest import LatestRevisions
 from enginepress.stores.open import open_store
 
@@ -49,18 +49,6 @@ class SourceState:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def find_recipes(places: Iterable[Path]) -> list[Path]:
-    """Recipe files that are named, and those in folders that are named, where files that are no recipes are passed over."""
-    found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            files = sorted(p for p in place.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())
-            found += [p for p in files if is_recipe(p)]
-        else:
-            found.append(place)
-    return found
 
 
 def outdated(recipes: Iterable[Path], cache: Path, *, at_once: int = AT_ONCE) -> list[SourceState]:

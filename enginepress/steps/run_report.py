@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from enginepress.steps import STEPS
+from enginepress.steps.changes_markdown import changes_markdown
 from enginepress.workspace import Workspace
 
+FIND_CHANGED = "find_changed"
 KEPT_RUNS = 200
 """Folders in `runs/` that are kept."""
 _BEGIN, _END = "----- report -----", "----- end of the report -----"
@@ -36,12 +37,16 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     """
     lines = [f"# Run {run}: {state.lower()}", ""]
     if (looked_at := workspace.read_json("runs", run, "changed.json")) is not None:
-        lines += _recipes(looked_at)
+        lines += ["## Recipes", "", *changes_markdown(looked_at)]
+    # A first try may have failed and the next one not.
+    refused = workspace.read_json("runs", run, f"{FIND_CHANGED}.json") if looked_at is None else None
+    if refused is not None:
+        lines += _what_failed(refused)
     folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir() and p.name != run)
     for folder in folders:
         records = [r for s in STEPS if (r := workspace.read_json("runs", folder.name, f"{s}.json")) is not None]
         lines += _section(folder.name.removeprefix(f"{run}-").rpartition("-")[0], records)
-    if not folders and looked_at is None:
+    if not folders and looked_at is None and refused is None:
         lines += ["No step has started.", ""]
     if error:
         lines += ["Kubeflow says:", "", "```", error.strip(), "```", ""]
@@ -53,33 +58,22 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     return text
 
 
-def _recipes(looked_at: list[dict[str, Any]]) -> list[str]:
-    """What find_changed saw."""
-    counts = Counter(one["state"] for one in looked_at)
-    lines = [
-        "## Recipes",
-        "",
-        f"{len(looked_at)} looked at: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ".",
-        "",
-    ]
-    for one in looked_at:
-        if (error := one.get("error")) is not None:
-            lines += [f"**{one['path']}** {error['message']}", ""]
-            lines += [f"What to do: {error['fix']}", ""] if error.get("fix") else []
-    return lines
-
-
 def _section(name: str, records: list[dict[str, Any]]) -> list[str]:
     lines = [f"## {name}", "", "| step | how it ended | seconds | |", "|---|---|---|---|"]
     for record in records:
         lines.append(f"| {record['step']} | {_ended(record)} | {record['seconds']:.1f} | {_said(record)} |")
     lines.append("")
     for record in records:
-        if (error := record.get("error")) is not None:
-            where = f"{error['where']}: " if error.get("where") else ""
-            lines += [f"**{record['step']} failed.** {where}{error['message']}", ""]
-            lines += [f"What to do: {error['fix']}", ""] if error.get("fix") else []
+        if record.get("error") is not None:
+            lines += _what_failed(record)
     return lines
+
+
+def _what_failed(record: Mapping[str, Any]) -> list[str]:
+    error = record["error"]
+    where = f"{error['where']}: " if error.get("where") else ""
+    lines = [f"**{record['step']} failed.** {where}{error['message']}", ""]
+    return [*lines, f"What to do: {error['fix']}", ""] if error.get("fix") else lines
 
 
 def _ended(record: Mapping[str, Any]) -> str:

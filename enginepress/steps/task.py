@@ -10,6 +10,7 @@ On a cluster a run builds many recipes at once, so a folder is called <pipeline'
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -111,19 +112,31 @@ def report_task(run: str, state: str, error: str, *, summary: str, failed_gate: 
     _write(summary, text)
 
 
-def find_changed_task(folder: str, run: str) -> list[dict[str, str]]:
+def find_changed_task(folder: str, run: str, *, summary: str) -> list[dict[str, str]]:
     """The first task of a scheduled rebuild: the recipes of a folder that are to be built, each as the parameters `recipe` and
-    `recipe_digest` of build_and_publish."""
+    `recipe_digest` of build_and_publish.
+
+    Args:
+        summary: file to write, as Markdown: what is to be built and why, and what cannot be.
+    """
     from enginepress.errors import EnginepressError
+    from enginepress.steps.changes_markdown import changes_markdown
     from enginepress.steps.find_changed import find_changed
+    from enginepress.steps.run_report import FIND_CHANGED
     from enginepress.workspace import Workspace
 
     _settle()
+    workspace, name = Workspace.from_environment(), os.environ.get(RUN, run)
     try:
-        return find_changed(folder, Workspace.from_environment(), os.environ.get(RUN, run))
+        found = find_changed(folder, workspace, name)
     except EnginepressError as error:
         print(f"find_changed: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
+        with contextlib.suppress(EnginepressError):  # the workspace itself may be what failed
+            workspace.write_json({"step": FIND_CHANGED, "error": error.to_json()}, "runs", name, f"{FIND_CHANGED}.json")
         sys.exit(1)
+    changes = workspace.read_json("runs", name, "changed.json") or []
+    _write(summary, "\n".join(["# Recipes", "", *changes_markdown(changes)]))
+    return found
 
 
 def _write(path: str, text: str) -> None:

@@ -39,7 +39,7 @@ def without(folder: Path, *packages: str) -> dict[str, str]:
 def test_a_command_whose_extra_is_missing_names_it(tmp_path: Path, command: tuple[str, ...]) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: tiny\nsource: hf://org/name\nengine: {builder: onnxruntime}\nstores: ['s3://bucket/models']\n")
-    host = {"KF_PIPELINES_ENDPOINT": "http://localhost:1"}
+    host = {"KF_PIPELINES_ENDPOINT": "http://localhost:1", "ENGINEPRESS_IMAGE": "registry.example/enginepress:1"}
     words = [word.format(recipe=recipe) for word in command]
     done = enginepress(*words, env={**host, **without(tmp_path, "kfp", "kfp_server_api")})
     assert done.returncode == 1

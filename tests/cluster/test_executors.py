@@ -35,6 +35,13 @@ def test_the_steps_are_there_and_an_exit_handler_reports(pipeline: Compiled) -> 
     assert report.spec["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
 
 
+def test_every_step_leaves_a_summary_for_kubeflows_page(pipeline: Compiled) -> None:
+    for name, task in pipeline.tasks.items():
+        component = pipeline.pipeline["components"][task.spec["componentRef"]["name"]]
+        summary = component["outputDefinitions"]["artifacts"]["summary"]
+        assert summary["artifactType"]["schemaTitle"] == "system.Markdown", name
+
+
 def test_light_steps_run_in_the_image_of_the_run_and_ask_for_no_gpu(pipeline: Compiled) -> None:
     assert pipeline.parameters["image"]["defaultValue"] == IMAGE
     for name, task in pipeline.tasks.items():
@@ -189,7 +196,8 @@ def test_a_disconnected_site_is_told_to_every_step() -> None:
     assert site.parameters["image"]["defaultValue"] == "mirror.site/apps/" + IMAGE.partition("/")[2]
     for task in site.tasks.values():
         assert task.env["HTTPS_PROXY"] == task.env["https_proxy"] == "http://proxy.site:3128"
-        assert task.env["NO_PROXY"] == ".svc,.site"
+        past_it = "localhost,127.0.0.1,$(KUBERNETES_SERVICE_HOST),.svc,.cluster.local,.kubeflow,.site"
+        assert task.env["NO_PROXY"] == task.env["no_proxy"] == past_it, "Kubeflow's launcher has the same variables"
         assert task.env["SSL_CERT_FILE"] == "/etc/enginepress-ca/ca-bundle.crt"
         maps = [
             m["configMapNameParameter"]["runtimeValue"]["constant"]

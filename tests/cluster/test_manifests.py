@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from enginepress.pipelines.settings import CA_FILE, CA_PATH, CA_VARIABLES
 from tests.cluster.compiled import compiled
 from tests.cluster.manifests import DEPLOY, VERSIONS, named, of_kind, problems, render
 
-FOLDERS = ("overlays/kubernetes", "overlays/openshift", "production")
+FOLDERS = ("overlays/kubernetes", "overlays/openshift", "overlays/openshift-production", "production")
+PRODUCTION = ("overlays/openshift-production", "production")
 
 
 @pytest.fixture(scope="module")
@@ -20,26 +22,35 @@ def rendered() -> dict[str, list[dict[str, Any]]]:
     return {folder: render(DEPLOY / folder) for folder in FOLDERS}
 
 
-@pytest.fixture(scope="module")
-def with_all_components(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """An overlay of a site that takes everything that can be taken."""
-    folder = tmp_path_factory.mktemp("site")
+def _site(folder: Path, overlay: str, *components: str, **more: Any) -> list[dict[str, Any]]:
+    """A site's own overlay."""
     (folder / "deploy").symlink_to(DEPLOY)
     (folder / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
                 "apiVersion": "kustomize.config.k8s.io/v1beta1",
                 "kind": "Kustomization",
-                "resources": ["deploy/overlays/kubernetes"],
-                "components": [f"deploy/components/{name}" for name in ("gpu-watch", "kueue", "proxy")],
+                "resources": [f"deploy/{overlay}"],
+                "components": [f"deploy/components/{name}" for name in components],
+                **more,
             }
         )
     )
     return render(folder)
 
 
+@pytest.fixture(scope="module")
+def with_all_components(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """An overlay of a site that takes everything that can be taken."""
+    return _site(tmp_path_factory.mktemp("site"), "overlays/kubernetes", "gpu-watch", "kueue", "proxy", "ca")
+
+
 def _pods(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [d["spec"]["jobTemplate"]["spec"]["template"]["spec"] for d in of_kind(documents, "CronJob")]
+    """Of everything that starts some: CronJobs first."""
+    jobs = [d["spec"]["jobTemplate"]["spec"] for d in of_kind(documents, "CronJob")] + [
+        d["spec"] for d in of_kind(documents, "Job")
+    ]
+    return [job["template"]["spec"] for job in jobs]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -53,14 +64,56 @@ def test_kubernetes_takes_every_object(rendered: dict[str, list[dict[str, Any]]]
 def test_kubernetes_takes_what_the_components_add(with_all_components: list[dict[str, Any]]) -> None:
     for document in with_all_components:
         assert problems(document, VERSIONS[-1]) == [], (document["kind"], document["metadata"]["name"])
-    (pod,) = _pods(with_all_components)
+    pod, prepares = _pods(with_all_components)
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "NVIDIA_VISIBLE_DEVICES" not in {e["name"] for e in container["env"]}, "that would hide the GPU that it takes"
-    assert pod["imagePullSecrets"] == [{"name": "mirror-pull"}]
+    assert pod["imagePullSecrets"] == prepares["imagePullSecrets"] == [{"name": "mirror-pull"}]
+    _trusts_the_site(pod)
     assert {"configMapRef": {"name": "enginepress-proxy"}} in container["envFrom"]
     (job,) = of_kind(with_all_components, "CronJob")
     assert job["spec"]["jobTemplate"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "enginepress"
+
+
+def _trusts_the_site(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    for name in CA_VARIABLES:
+        assert {"name": name, "value": f"{CA_PATH}/{CA_FILE}"} in container["env"]
+    assert {"name": "ca", "mountPath": CA_PATH, "readOnly": True} in container["volumeMounts"]
+    assert {"name": "ca", "configMap": {"name": "enginepress-ca"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize("folder", ["overlays/openshift", "overlays/openshift-production"])
+def test_on_openshift_pods_trust_what_the_cluster_trusts_and_find_its_names(
+    rendered: dict[str, list[dict[str, Any]]], folder: str
+) -> None:
+    documents = rendered[folder]
+    (pod,) = _pods(documents)
+    _trusts_the_site(pod)
+    filled = named(documents, "ConfigMap", "enginepress-ca")
+    assert filled["metadata"]["labels"]["config.openshift.io/inject-trusted-cabundle"] == "true"
+    assert "data" not in filled, "OpenShift fills it"
+    rules = [rule for d in of_kind(documents, "NetworkPolicy") for rule in d["spec"].get("egress", ())]
+    ports = {
+        port["port"]
+        for rule in rules
+        for peer in rule.get("to", ())
+        if peer.get("namespaceSelector", {}).get("matchLabels") == {"kubernetes.io/metadata.name": "openshift-dns"}
+        for port in rule["ports"]
+    }
+    assert ports == {5353}
+    assert "kube-dns" not in yaml.safe_dump(rules)
+
+
+def test_a_disconnected_site_may_promote_to_production_too(tmp_path: Path) -> None:
+    documents = _site(tmp_path, "production", "proxy", "ca", namespace="enginepress-production")
+    for document in documents:
+        assert problems(document, VERSIONS[-1]) == [], (document["kind"], document["metadata"]["name"])
+    (pod,) = _pods(documents)
+    _trusts_the_site(pod)
+    assert {"configMapRef": {"name": "enginepress-proxy"}} in pod["containers"][0]["envFrom"]
+    assert named(documents, "ConfigMap", "enginepress-proxy")["metadata"]["namespace"] == "enginepress-production"
+    assert 3128 in {p["port"] for p in named(documents, "NetworkPolicy", "promote")["spec"]["egress"][0]["ports"]}
 
 
 def test_the_check_itself_notices_what_is_wrong(rendered: dict[str, list[dict[str, Any]]]) -> None:
@@ -106,8 +159,19 @@ def test_pods_are_restricted(rendered: dict[str, list[dict[str, Any]]], folder: 
 def test_openshift_gives_uid_and_group_and_plain_kubernetes_only_a_group(rendered: dict[str, list[dict[str, Any]]]) -> None:
     (openshift,) = _pods(rendered["overlays/openshift"])
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(openshift["securityContext"])
-    (kubernetes,) = _pods(rendered["overlays/kubernetes"])
-    assert kubernetes["securityContext"]["fsGroup"] == 1001
+    for pod in _pods(rendered["overlays/kubernetes"]):
+        assert pod["securityContext"]["fsGroup"] == 0, "Kubeflow's pods are in no other group, and write to the same volumes"
+
+
+def test_plain_kubernetes_is_made_to_let_kubeflows_pods_write_to_both_volumes(rendered: dict[str, list[dict[str, Any]]]) -> None:
+    job = named(rendered["overlays/kubernetes"], "Job", "enginepress-volumes")["spec"]
+    pod = job["template"]["spec"]
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    assert claims == {d["metadata"]["name"] for d in of_kind(rendered["overlays/kubernetes"], "PersistentVolumeClaim")}
+    (container,) = pod["containers"]
+    for mount in container["volumeMounts"]:
+        assert mount["name"] == "scratch" or mount["mountPath"] in container["command"][-1]
+    assert job["ttlSecondsAfterFinished"] > 0, "a job cannot be changed, and its image will be"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -123,14 +187,18 @@ def test_nothing_holds_a_secret_and_nobody_may_everything(rendered: dict[str, li
             assert "pods/exec" not in rule["resources"]
 
 
+@pytest.mark.parametrize("production", PRODUCTION)
 def test_promoting_to_production_is_a_role_of_its_own_in_a_namespace_of_its_own(
-    rendered: dict[str, list[dict[str, Any]]],
+    rendered: dict[str, list[dict[str, Any]]], production: str
 ) -> None:
-    role = named(rendered["production"], "Role", "enginepress-promote")
-    assert {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"] if v == "create"} == {
-        ("jobs", "create")
+    role = named(rendered[production], "Role", "enginepress-promote")
+    writes = {
+        (r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"] if v not in ("get", "list", "watch")
     }
-    (pod,) = _pods(rendered["production"])
+    assert writes == {("jobs", "create"), ("configmaps", "patch"), ("configmaps", "update")}
+    (settings,) = [rule for rule in role["rules"] if "configmaps" in rule["resources"]]
+    assert settings["resourceNames"] == ["enginepress-promotion"], "what is promoted is said there, and nothing else may be"
+    (pod,) = _pods(rendered[production])
     assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "enginepress-production"}}]
     for folder in ("overlays/kubernetes", "overlays/openshift"):
         assert "enginepress-production" not in yaml.safe_dump(rendered[folder])
@@ -142,7 +210,7 @@ def test_promoting_to_production_is_a_role_of_its_own_in_a_namespace_of_its_own(
 def test_the_watcher_runs_one_at_a_time_and_may_be_ended(rendered: dict[str, list[dict[str, Any]]]) -> None:
     job = named(rendered["overlays/kubernetes"], "CronJob", "enginepress-watch")["spec"]
     assert (job["concurrencyPolicy"], job["timeZone"], job["suspend"]) == ("Forbid", "Etc/UTC", True)
-    (pod,) = _pods(rendered["overlays/kubernetes"])
+    pod, _ = _pods(rendered["overlays/kubernetes"])
     assert pod["containers"][0]["command"][2:] == ["enginepress", "watch", "/recipes", "--once", "--workspace", "/workspace"]
 
 
@@ -159,8 +227,13 @@ def test_steps_that_run_other_peoples_tools_reach_no_network_outside(
         for task in compiled("rebuild_on_new_checkpoints").tasks.values()
     }
     assert set(reaching["values"]) - {"watch"} <= set(labels), "each is the label of a step"
-    kept_in = set(labels) - set(reaching["values"])
-    assert kept_in == {"convert", "build", "assemble", "verify", "report"}
+    reads = policies["stores"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+    kept_in = set(labels) - set(reaching["values"]) - {reads}
+    assert kept_in == {"convert", "build", "assemble", "report"}
+    for name, task in labels.items():
+        assert not (task.secrets and name in kept_in), "a step that has a Secret asks somebody, so it must reach them"
+    for rule in policies["kubeflow"]["egress"]:
+        assert rule.get("ports") or rule["to"] == [{"podSelector": {}}], "of Kubeflow's namespace only what a pod asks"
     for spec in policies.values():
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
@@ -173,7 +246,7 @@ def test_names_in_the_manifests_are_the_pipelines_defaults(rendered: dict[str, l
     documents = rendered["overlays/kubernetes"]
     claims = {d["metadata"]["name"] for d in of_kind(documents, "PersistentVolumeClaim")}
     assert claims == {parameters["workspace_pvc"]["defaultValue"], parameters["store_pvc"]["defaultValue"]}
-    (pod,) = _pods(documents)
+    pod, _ = _pods(documents)
     secrets = {e["secretRef"]["name"] for e in pod["containers"][0]["envFrom"]}
     assert secrets == {parameters[f"{kind}_secret"]["defaultValue"] for kind in ("source", "s3", "registry", "recipe")}
     assert {"name": "recipes", "configMap": {"name": parameters["recipes"]["defaultValue"]}} in pod["volumes"]

@@ -13,11 +13,11 @@ import pytest
 from enginepress.errors import RecipeError, UsageError
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import travelling_json
-from enginepress.steps.find_changed import find_changed, recipes_in
+from enginepress.steps.find_changed import find_changed
 from enginepress.steps.job import Plan
 from enginepress.steps.run_report import KEPT_RUNS, run_report
 from enginepress.steps.scratch_output import scratch_output
-from enginepress.steps.task import step_task
+from enginepress.steps.task import find_changed_task, step_task
 from enginepress.steps.travelling import arrived_recipe, leave_recipe
 from enginepress.workspace import Workspace
 
@@ -150,7 +150,7 @@ def test_the_report_tells_each_recipe_and_what_to_do(workspace: Workspace) -> No
     assert text.startswith("# Run r: failed")
     assert text.index("## Recipes") < text.index("## one") < text.index("## two")
     assert "2 looked at: 1 current, 1 failed" in text
-    assert "**/recipes/3.yaml** is gone" in text
+    assert "` /recipes/3.yaml ` is gone" in text
     assert "**build failed.** /tmp: no room" in text
     assert "What to do: more scratch" in text
     assert "was killed" in text
@@ -168,26 +168,6 @@ def test_the_report_of_a_run_that_never_started_says_so_and_old_ones_are_forgott
     assert len(left) == KEPT_RUNS
     assert {"r.md", f"old-{KEPT_RUNS + 4}"} <= left
     assert "old-0" not in left
-
-
-def test_recipes_are_found_as_a_configmap_or_git_sync_shows_them(tmp_path: Path) -> None:
-    """A ConfigMap: links into a hidden folder that changes as a whole. Each file is found once."""
-    data = tmp_path / "..2026_11_27" / "x"
-    data.mkdir(parents=True)
-    for name in ("one.yaml", "two.yml"):
-        (data / name).write_text("name: a\nsource: b\nstores: []\n")
-        (tmp_path / name).symlink_to(data / name)
-    (tmp_path / "values.yaml").write_text("other: thing\n")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "three.yaml").write_text("name: a\nsource: b\nstores: []\n")
-    assert [p.name for p in recipes_in(tmp_path)] == ["one.yaml", "two.yml"]
-    # Git-sync: a link to the working copy, which lies in a hidden folder, and may link back.
-    copy = tmp_path / ".worktrees" / "abc"
-    copy.mkdir(parents=True)
-    (copy / "four.yaml").write_text("name: a\nsource: b\nstores: []\n")
-    (copy / "loop").symlink_to(tmp_path)
-    (tmp_path / "current").symlink_to(copy)
-    assert [p.name for p in recipes_in(tmp_path)] == ["four.yaml", "one.yaml", "two.yml"]
 
 
 def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
@@ -213,9 +193,32 @@ def test_what_is_to_be_built_goes_on_by_its_name_and_two_of_one_name_do_not(
     assert "wrong.yaml" in capsys.readouterr().err
 
 
-def test_a_folder_without_recipes_is_a_mistake(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_folder_without_recipes_is_a_mistake_and_the_report_says_so(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no recipe"):
         find_changed(str(tmp_path), workspace, "r")
+    with pytest.raises(SystemExit):
+        find_changed_task(str(tmp_path), "r", summary=str(tmp_path / "summary.md"))
+    said = run_report(workspace, "r", "FAILED", "")
+    assert f"**find_changed failed.** {tmp_path}: holds no recipe" in said
+    assert "No step has started" not in said
+
+
+def test_find_changed_shows_what_is_to_be_built_and_why(workspace: Workspace, tmp_path: Path) -> None:
+    from tests.sources.tiny import checkpoint, write
+
+    write(tmp_path / "checkpoint", checkpoint())
+    folder = tmp_path / "recipes" / "team"
+    folder.mkdir(parents=True)
+    (folder / "one.yaml").write_text(f"name: one\nsource: file://{tmp_path}/checkpoint\nstores: [file://{tmp_path}/store]\n")
+    (folder / "wrong.yaml").write_text("name: wrong\nsource: nowhere\nstores: [file:///x]\n")
+    summary = tmp_path / "outputs" / "summary.md"
+    (todo,) = find_changed_task(str(tmp_path / "recipes"), "r", summary=str(summary))
+    assert arrived_recipe(todo["recipe"], todo["recipe_digest"], workspace).name == "one"
+    shown = summary.read_text()
+    assert "2 looked at: 1 failed, 1 new." in shown
+    assert "| one | new | it was never built |" in shown
+    assert f"` {folder}/wrong.yaml ` " in shown
+    assert "What to do: " in shown
 
 
 def test_resolve_cuts_pods_on_a_cluster_and_hands_the_runs_registry_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,10 +259,11 @@ class Backend:
         self._need_experiment(data)
         check_schedule(data)
         check_parameters(self._source(data), (data.get("runtime_config") or {}).get("parameters") or {})
-        enabled = data.get("mode") == "ENABLE"
         now = self.now()
         item = {**data, "recurring_run_id": _id(), "created_at": now, "updated_at": now}
-        item |= {"status": "ENABLED" if enabled else "DISABLED", "max_concurrency": str(data["max_concurrency"])}
+        # The backend knows no status until its agent has reported one, and names the service account that runs will have.
+        item |= {"status": "STATUS_UNSPECIFIED", "max_concurrency": str(data["max_concurrency"])}
+        item["service_account"] = data.get("service_account") or "pipeline-runner"
         self.recurring[item["recurring_run_id"]] = item
         return item
 

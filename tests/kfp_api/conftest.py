@@ -29,8 +29,8 @@ Submit = Callable[..., ClusterRun]
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("KF_PIPELINES_TOKEN", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_CA", "KF_PIPELINES_TOKEN_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("TOKEN", "COOKIE", "ENDPOINT", "CA", "TOKEN_COMMAND"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # kfp's own client keeps state there
 
 

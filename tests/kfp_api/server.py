@@ -34,6 +34,7 @@ class Request:
     body: Any
     token: str
     status: int
+    cookie: str = ""
 
 
 @dataclass
@@ -63,6 +64,7 @@ class KfpApi:
 
     Attributes:
         tokens: those that are accepted; empty for none wanted.
+        cookies: of sessions; whoever has none is sent to a login page, as Dex does. Empty: no login page stands before it.
         forbidden: tokens of people who may look and not change anything.
         faults: what goes wrong next.
         requests: everything that came.
@@ -71,6 +73,7 @@ class KfpApi:
     def __init__(self, *, multi_user: bool = False, certificate: tuple[str, str] | None = None, port: int = 0) -> None:
         self.backend = Backend(multi_user=multi_user)
         self.tokens: set[str] = set()
+        self.cookies: set[str] = set()
         self.forbidden: set[str] = set()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
@@ -222,6 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("content-length") or 0))
         double, split = self.served, urlsplit(self.path)
         fault = self._fault(split.path)
+        if self.served.cookies and self.headers.get("cookie") not in self.served.cookies:
+            fault = Fault(self.command, split.path, 302, headers={"location": "/dex/auth", "content-type": "text/html"})
         if fault is not None:
             time.sleep(fault.hang)
         if fault is not None and not fault.after:
@@ -259,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _record(self, path: str, query: dict[str, str], body: Any, status: int) -> None:
         token = (self.headers.get("authorization") or "").removeprefix("Bearer ")
-        self.served.requests.append(Request(self.command, path, query, body, token, status))
+        self.served.requests.append(Request(self.command, path, query, body, token, status, self.headers.get("cookie") or ""))
 
     def _answer(self, path: str, query: dict[str, str], raw: bytes) -> tuple[int, Item | str, Any]:
         """The status, what is answered, and the request's body as it was understood."""

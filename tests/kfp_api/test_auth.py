@@ -14,6 +14,7 @@ from enginepress.errors import ClusterError, EnginepressError, UsageError
 from enginepress.run.api import Api
 from enginepress.run.auth import CommandToken, FileToken, GivenToken, choose_token
 from enginepress.run.connection import Connection, connect
+from enginepress.run.pod_logs import log_of
 from tests.kfp_api.conftest import Submit
 from tests.kfp_api.server import Fault, KfpApi
 
@@ -155,6 +156,54 @@ def test_a_token_travels_encrypted_or_not_at_all(host: str, allowed: bool) -> No
     else:
         with pytest.raises(UsageError, match="unencrypted"):
             attempt()
+
+
+def test_a_browsers_cookie_opens_what_stands_behind_a_login_page(kfp_api: KfpApi, tmp_path: Path, send: Submit) -> None:
+    """Dex, IAP: the session's cookie, read anew for each request, so that a new one is taken when the session has ended."""
+    file = tmp_path / "cookie"
+    file.write_text("Cookie: authservice_session=first; other=1\n")
+    kfp_api.cookies = {"authservice_session=first; other=1"}
+    run = send(Api(connect(kfp_api.url, cookie_file=file, environment={}), pauses=(), looks=()))
+    kfp_api.cookies = {"authservice_session=second"}
+    file.write_text("authservice_session=second")
+    assert run.wait(poll_s=0).state == "SUCCEEDED"
+    assert {r.cookie for r in kfp_api.requests} == {"authservice_session=first; other=1", "authservice_session=second"}
+    _healthy(connect(kfp_api.url, environment={"KF_PIPELINES_COOKIE": "authservice_session=second"}))
+
+
+def test_a_logs_request_has_the_cookie_too(kfp_api: KfpApi, tmp_path: Path, send: Submit) -> None:
+    kfp_api.cookies = {"session=sesame-open"}
+    run = send(Api(connect(kfp_api.url, environment={"KF_PIPELINES_COOKIE": "session=sesame-open"}), pauses=(), looks=()))
+    state = run.wait(poll_s=0)
+    log_of(run, state.steps[0])
+    assert {r.cookie for r in kfp_api.requests if "/log" in r.path} == {"session=sesame-open"}
+
+
+def test_a_session_that_has_ended_is_told_without_its_cookie(kfp_api: KfpApi) -> None:
+    kfp_api.cookies = {"session=another"}
+    connection = connect(kfp_api.url, environment={"KF_PIPELINES_COOKIE": "session=sesame-open"})
+    with pytest.raises(ClusterError, match="sends us to a page where people log in") as caught:
+        _healthy(connection)
+    assert caught.value.fix == "get a new cookie; this one came from the environment variable KF_PIPELINES_COOKIE"
+    assert "sesame-open" not in repr(connection) + str(caught.value)
+    with pytest.raises(ClusterError) as caught:
+        _healthy(connect(kfp_api.url, environment={}))
+    assert "--cookie-file FILE" in str(caught.value.fix)
+    kfp_api.cookies = set()
+    kfp_api.faults = [Fault("GET", "/healthz", status=400, text='{"message": "what is sesame-open?"}')]
+    with pytest.raises(ClusterError, match="what is …"):
+        _healthy(connection)
+
+
+@pytest.mark.parametrize("text", ["", "novalue", "a=b\r\nX-Evil: 1", "a=schlüssel", "two words=b"])
+def test_what_is_no_cookie_is_never_sent(kfp_api: KfpApi, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "cookie"
+    file.write_text(text)
+    with pytest.raises(ClusterError, match="no cookie"):
+        _healthy(connect(kfp_api.url, cookie_file=file, environment={}))
+    assert kfp_api.requests == []
+    with pytest.raises(UsageError, match="a cookie would travel unencrypted"):
+        connect("http://kubeflow.example.org", cookie_file=file, environment={})
 
 
 @pytest.mark.parametrize(

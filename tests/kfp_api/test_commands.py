@@ -40,6 +40,7 @@ def _environment(kfp_api: KfpApi, tmp_path: Path, **more: str) -> dict[str, str]
         **os.environ,
         "KF_PIPELINES_ENDPOINT": kfp_api.url,
         "XDG_CACHE_HOME": str(Path(tmp_path.parent) / "cache"),
+        "ENGINEPRESS_IMAGE": "registry.example.org/enginepress@sha256:" + "a" * 64,
         "COLUMNS": "200",
         **more,
     }
@@ -115,6 +116,18 @@ def test_a_wrong_recipe_a_plan_that_does_not_fit_and_a_local_store_are_refused_b
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", [("submit", "tiny.yaml"), ("schedule", "enginepress-recipes", "--cron", "@daily")], ids=str)
+def test_an_image_must_be_named_before_anything_is_sent(
+    kfp_api: KfpApi, type_it: Type, tiny: Path, command: tuple[str, ...]
+) -> None:
+    words = [str(tiny) if word == tiny.name else word for word in command]
+    done = type_it(*words, ENGINEPRESS_IMAGE="")
+    assert done.returncode == 2
+    assert "which image do the steps run in?" in done.stderr
+    assert "ENGINEPRESS_IMAGE" in done.stderr
+    assert kfp_api.requests == []
+
+
 def test_status_lists_shows_and_follows(kfp_api: KfpApi, type_it: Type, send: Submit) -> None:
     assert "no runs in the experiment" in type_it("status").stdout
     run = send()

@@ -35,6 +35,7 @@ def test_the_commands_of_a_page_work_as_they_are_written(page: str, kfp_api: Kfp
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "KF_PIPELINES_ENDPOINT": kfp_api.url,
+        "ENGINEPRESS_IMAGE": "registry.example.org/enginepress@sha256:" + "a" * 64,
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     run = ""

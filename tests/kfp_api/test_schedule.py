@@ -59,6 +59,21 @@ def test_the_same_command_again_changes_nothing(kfp_api: KfpApi, place: Place, r
     assert len([r for r in kfp_api.requests if r.method != "GET"]) == sent
 
 
+def test_the_service_account_that_kubeflow_fills_in_is_no_change(kfp_api: KfpApi, place: Place, rebuild: Package) -> None:
+    """Its answer names the installation's own where none was asked for."""
+    first, change = _set(place, rebuild)
+    assert (first.service_account, change) == ("pipeline-runner", "created")
+    assert _set(place, rebuild) == (first, "unchanged")
+    named, change = _set(place, rebuild, service_account="enginepress-pipeline")
+    assert (named.service_account, change) == ("enginepress-pipeline", "changed")
+
+
+def test_a_schedule_of_which_kubeflow_has_not_reported_yet_is_not_paused(place: Place, rebuild: Package) -> None:
+    one, _ = _set(place, rebuild)
+    assert not one.paused
+    assert not schedule_named(place, NAME).paused
+
+
 @pytest.mark.parametrize(
     "change",
     [{"cron": parse_cron("@daily")}, {"recipes": "others"}, {"parameters": {"store_pvc": "big"}}, {"service_account": "builder"}],
@@ -88,9 +103,9 @@ def test_a_change_that_is_cut_off_never_leaves_two_that_run_and_is_ended_by_the_
         _set(impatient, rebuild, cron=parse_cron("@hourly"))
     assert kfp_api.faults[0].times < 9
     kfp_api.faults = []
-    assert len([r for r in kfp_api.backend.recurring.values() if r["status"] == "ENABLED"]) <= 1
+    assert len([r for r in kfp_api.backend.recurring.values() if r["mode"] == "ENABLE"]) <= 1
     one, _ = _set(place, rebuild, cron=parse_cron("@hourly"))
-    assert [(r["recurring_run_id"], r["status"]) for r in kfp_api.backend.recurring.values()] == [(one.id, "ENABLED")]
+    assert [(r["recurring_run_id"], r["mode"]) for r in kfp_api.backend.recurring.values()] == [(one.id, "ENABLE")]
 
 
 @pytest.mark.parametrize("status", [0, 500, 503])

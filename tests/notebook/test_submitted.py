@@ -13,6 +13,7 @@ from enginepress.errors import BuildError, SourceError, UsageError
 from enginepress.notebook.submitted import Submitted
 from enginepress.run import cluster
 from enginepress.run.packages import Package
+from enginepress.steps.run_report import in_log
 from tests.kfp_api.conftest import _no_environment as _no_environment
 from tests.kfp_api.conftest import kfp_api as kfp_api
 from tests.kfp_api.conftest import options as options
@@ -56,6 +57,51 @@ def test_a_submitted_run_can_be_awaited_and_cancelled(kfp_api: KfpApi, recipe_pa
             await sent
 
     asyncio.run(follow())
+
+
+def test_it_checks_what_the_command_line_checks(
+    kfp_api: KfpApi, recipe_path: Path, options: CompileOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENGINEPRESS_IMAGE", raising=False)
+    with pytest.raises(UsageError, match="which image"):
+        ep.submit(recipe_path, host=kfp_api.url)
+    with pytest.raises(UsageError, match="'2' is not a whole number"):
+        ep.submit(recipe_path, host=kfp_api.url, options=options, parameters={"gpu_count": "2"})
+    with pytest.raises(UsageError, match="'gpus' is no parameter"):
+        ep.submit(recipe_path, host=kfp_api.url, options=options, parameters={"gpus": 2})
+    with pytest.raises(TypeError, match="no_such_option"):
+        ep.submit(recipe_path, host=kfp_api.url, options=options, no_such_option=1)  # type: ignore[call-arg]
+    assert kfp_api.requests == []
+
+
+def test_a_service_account_an_image_and_no_plan_are_given_as_on_the_command_line(
+    kfp_api: KfpApi, hub: HubServer, recipe_path: Path, options: CompileOptions
+) -> None:
+    asked = len(hub.requests)
+    ep.submit(
+        recipe_path,
+        host=kfp_api.url,
+        image=options.image,
+        service_account="enginepress-pipeline",
+        parameters={"gpu_count": 2, "node_selector": {"zone": "a"}},
+        plan=False,
+        background=True,
+    )
+    assert len(hub.requests) == asked, "the source is left alone"
+    (sent,) = kfp_api.asked("POST", "/runs")
+    assert sent.body["service_account"] == "enginepress-pipeline"
+    assert sent.body["runtime_config"]["parameters"]["gpu_count"] == 2
+    (uploaded,) = kfp_api.asked("POST", "/pipelines/upload_version")
+    assert options.image in uploaded.body
+
+
+def test_a_run_that_has_ended_gives_its_report(kfp_api: KfpApi, recipe_path: Path, options: CompileOptions) -> None:
+    kfp_api.backend.logs = {"report": in_log("# Run tiny: succeeded") + "\n"}
+    sent = ep.submit(recipe_path, host=kfp_api.url, options=options, background=True, progress=False)
+    assert sent.report is None, "it has not ended"
+    assert sent.wait().report == "# Run tiny: succeeded"
+    kfp_api.backend.lost_logs = {"report"}
+    assert sent.report is None, "its pod is gone"
 
 
 def test_what_cannot_be_planned_is_not_sent(kfp_api: KfpApi, tmp_path: Path, options: CompileOptions) -> None:

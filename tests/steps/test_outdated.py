@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 
 from enginepress.sources.local import LocalSource
 from enginepress.steps.lock import lock_recipe
-from enginepress.steps.outdated import find_recipes, outdated
+from enginepress.steps.outdated import outdated
 from enginepress.stores.filesystem import FileStore
 from enginepress.workspace import Workspace
 from tests.faulty_http import Fault
@@ -175,28 +174,6 @@ def test_what_fails_is_told_and_touches_no_other(
     assert [s.status for s in states] == ["new", "failed", "failed", "failed", "failed", "failed", "new"]
     assert all(s.error and s.fix for s in states if s.status == "failed")
     assert "NOT_SET_AT_ALL" in states[5].error
-
-
-def test_folders_are_searched_for_recipes_and_other_files_passed_over(tmp_path: Path) -> None:
-    recipe = _recipe(tmp_path / "a.yaml", "hf://org/tiny")
-    (tmp_path / "values.yaml").write_text("replicas: 1\n")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
-    assert find_recipes([tmp_path]) == [recipe]
-    named = tmp_path / "values.yaml"
-    assert find_recipes([named]) == [named], "what is named is read, and complained about if it is no recipe"
-
-
-@pytest.mark.parametrize("key", ["name", "source", "stores"])
-def test_a_recipe_with_a_mistyped_key_is_not_left_out_in_silence(key: str, tmp_path: Path) -> None:
-    recipe = _recipe(tmp_path / "a.yaml", "hf://org/tiny")
-    recipe.write_text(re.sub(rf"^{key}", f"{key}x", recipe.read_text(), flags=re.MULTILINE))
-    assert find_recipes([tmp_path]) == [recipe]
-
-
-def test_a_recipe_in_another_encoding_is_not_left_out_in_silence(tmp_path: Path) -> None:
-    recipe = _recipe(tmp_path / "a.yaml", "hf://org/tiny")
-    recipe.write_bytes("# für uns\n".encode("latin-1") + recipe.read_bytes())
-    assert find_recipes([tmp_path]) == [recipe]
 
 
 def test_the_commands_lock_and_tell(hub: HubServer, tmp_path: Path) -> None:
