@@ -57,6 +57,8 @@ class CompileOptions:
         parallelism: recipes that rebuild_on_new_checkpoints builds at a time.
         retries: of steps that were killed, evicted or cut off from a network.
         timeout_h: hours that each of download, convert, build and verify may take.
+        security_context: whether steps are asked not to be root. Kubeflow before 2.16 refuses a pipeline that says so; there
+            it is for the cluster to demand, as OpenShift does.
         report: whether an exit handler reports how a run ended. Runs on this machine report by themselves.
         secrets: environment variables that recipes name as ${NAME}, beside those of KNOWN_SECRETS.
         recipes: where rebuild_on_new_checkpoints finds recipes: a ConfigMap, or a PVC, as Git-sync fills it.
@@ -78,6 +80,7 @@ class CompileOptions:
     parallelism: int = 2
     retries: int = 2
     timeout_h: float = 12
+    security_context: bool = True
     report: bool = True
     secrets: tuple[str, ...] = ()
     recipes: Literal["configmap", "pvc"] = "configmap"

@@ -89,7 +89,8 @@ def settle(task: Any, step: str, options: CompileOptions, parameters: Parameters
     if options.retries:
         task.set_retry(options.retries, "30s", 2.0, "600s")
     kubernetes.set_timeout(task, int(options.timeout_h * 3600) if step in LONG else SHORT_S)
-    kubernetes.set_security_context(task, run_as_non_root=True)
+    if options.security_context:
+        kubernetes.set_security_context(task, run_as_non_root=True)
     _resources(task, step, parameters, pod)
     _volumes(task, step, options, parameters)
     _nodes(task, step, parameters, pod)

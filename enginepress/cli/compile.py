@@ -39,6 +39,11 @@ def compile_options(command: Any) -> Any:
             click.option("--parallelism", type=int, metavar="N", help="Recipes that are rebuilt at a time. Default: 2."),
             click.option("--retries", type=int, metavar="N", help="Of steps that were killed or cut off. Default: 2."),
             click.option("--timeout-h", type=float, metavar="HOURS", help="Of download, convert, build, verify. Default: 12."),
+            click.option(
+                "--security-context/--no-security-context",
+                default=True,
+                help="Ask for steps that are not root. Kubeflow 2.15 refuses a pipeline that asks.",
+            ),
             click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Variable that recipes name as ${NAME}."),
             click.option("--recipes", type=click.Choice(["configmap", "pvc"]), help="Where recipes to watch lie."),
             click.option("--image-prefix", metavar="MIRROR", help="Registry mirror for every image."),

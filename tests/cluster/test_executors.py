@@ -97,6 +97,12 @@ def test_every_task_runs_as_nobody_in_particular_for_a_limited_time(pipeline: Co
         assert 0 < int(task.platform["activeDeadlineSeconds"]) <= 12 * 3600, name
 
 
+def test_kubeflow_before_2_16_gets_no_security_context() -> None:
+    """Its compiler refuses what it does not know: of all that is set, that is the only thing."""
+    for task in compiled("build_and_publish", security_context=False).tasks.values():
+        assert "securityContext" not in task.platform
+
+
 def test_no_task_is_cached_installs_anything_or_runs_else_than_kfps_executor(pipeline: Compiled) -> None:
     for name, task in pipeline.tasks.items():
         assert not task.spec.get("cachingOptions", {}).get("enableCache"), name

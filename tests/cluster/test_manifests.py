@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,26 @@ def test_a_disconnected_site_may_promote_to_production_too(tmp_path: Path) -> No
     assert 3128 in {p["port"] for p in named(documents, "NetworkPolicy", "promote")["spec"]["egress"][0]["ports"]}
 
 
+def test_the_watchers_recipes_may_lie_on_a_volume(tmp_path: Path) -> None:
+    documents = _site(tmp_path, "overlays/openshift", "recipes-pvc")
+    job = named(documents, "CronJob", "enginepress-watch")
+    assert problems(job, VERSIONS[-1]) == []
+    (pod,) = _pods(documents)
+    (recipes,) = [v for v in pod["volumes"] if v["name"] == "recipes"]
+    assert recipes == {"name": "recipes", "persistentVolumeClaim": {"claimName": "enginepress-recipes", "readOnly": True}}
+    assert {"name": "recipes", "mountPath": "/recipes", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+
+
+def test_a_profiles_namespace_is_taken_as_the_docs_say(tmp_path: Path) -> None:
+    page = (DEPLOY.parent / "docs" / "kubeflow.md").read_text()
+    (written,) = re.findall(r"```yaml\n(namespace: team-a\n.*?)```", page, re.DOTALL)
+    documents = _site(tmp_path, "overlays/kubernetes", **yaml.safe_load(written))
+    assert of_kind(documents, "Namespace") == []
+    assert {d["metadata"]["namespace"] for d in documents} == {"team-a"}
+    (bound,) = of_kind(documents, "RoleBinding")
+    assert {subject["namespace"] for subject in bound["subjects"]} == {"team-a"}
+
+
 def test_the_check_itself_notices_what_is_wrong(rendered: dict[str, list[dict[str, Any]]]) -> None:
     good = named(rendered["overlays/openshift"], "CronJob", "enginepress-watch")
     typo = copy.deepcopy(good)
@@ -125,8 +146,10 @@ def test_the_check_itself_notices_what_is_wrong(rendered: dict[str, list[dict[st
     wrong["spec"]["jobTemplate"]["spec"]["backoffLimit"] = "one"
     assert problems(wrong, VERSIONS[-1])
     firewall = copy.deepcopy(named(rendered["overlays/openshift"], "EgressFirewall", "default"))
-    firewall["spec"]["egress"][0]["to"]["dnsname"] = "x"
+    firewall["spec"]["egress"][0]["to"] = {"dnsname": "x"}
     assert problems(firewall, VERSIONS[-1])
+    firewall["spec"]["egress"][0]["to"] = {"dnsName": "*.hf.co"}
+    assert problems(firewall, VERSIONS[-1]), "OpenShift resolves a star only with a technology preview"
     assert problems({"apiVersion": "route.openshift.io/v1", "kind": "Route", "metadata": {"name": "x"}}, VERSIONS[-1]) == [
         "no schema knows route.openshift.io/v1 Route"
     ]

@@ -1,4 +1,4 @@
-"""docs/submit.md and docs/schedule.md, word for word, against the double."""
+"""docs/kubeflow.md, docs/submit.md and docs/schedule.md, word for word, against the double."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from enginepress.run.compiled import PIPELINES
 from tests.kfp_api.conftest import RECIPE
 from tests.kfp_api.server import KfpApi
 
@@ -18,17 +19,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def _commands(page: str) -> list[str]:
     """The lines of a page's code blocks that are commands of ours."""
-    blocks = re.findall(r"^```\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("enginepress ")]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [line for language, block in blocks if not language for line in block.splitlines() if line.startswith("enginepress ")]
 
 
 def test_each_page_has_its_commands() -> None:
     assert len(_commands("submit.md")) >= 9
     assert len(_commands("schedule.md")) >= 6
+    assert len(_commands("kubeflow.md")) >= 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["submit.md", "schedule.md"])
+@pytest.mark.parametrize("page", ["kubeflow.md", "submit.md", "schedule.md"])
 def test_the_commands_of_a_page_work_as_they_are_written(page: str, kfp_api: KfpApi, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     environment = {
@@ -40,6 +42,7 @@ def test_the_commands_of_a_page_work_as_they_are_written(page: str, kfp_api: Kfp
     }
     run = ""
     for command in _commands(page):
+        command = command.replace("https://KUBEFLOW", kfp_api.url)
         if run:
             command = re.sub(r"\bRUN\b", run, command)
         if command.startswith("enginepress submit"):
@@ -48,5 +51,9 @@ def test_the_commands_of_a_page_work_as_they_are_written(page: str, kfp_api: Kfp
         late = command.startswith("enginepress cancel") and "had ended before" in done.stderr
         assert done.returncode == 0 or late, f"{command}: {done.stderr}"
         run = run or next(iter(kfp_api.backend.runs), "")
+    if page == "kubeflow.md":
+        assert {p.name for p in (tmp_path / "compiled").iterdir()} == {f"{name}.yaml" for name in PIPELINES}
+        (sent,) = kfp_api.asked("POST", "/runs")
+        assert sent.body["service_account"] == "enginepress-pipeline"
     if page == "schedule.md":
         assert [r["trigger"]["cron_schedule"]["cron"] for r in kfp_api.backend.recurring.values()] == ["0 0 3 * * *"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,26 @@ def test_a_service_account_an_image_and_no_plan_are_given_as_on_the_command_line
     assert sent.body["runtime_config"]["parameters"]["gpu_count"] == 2
     (uploaded,) = kfp_api.asked("POST", "/pipelines/upload_version")
     assert options.image in uploaded.body
+
+
+def test_the_docs_work_as_they_are_written(kfp_api: KfpApi, recipe_path: Path, options: CompileOptions) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "notebook.md").read_text()
+    (written,) = re.findall(r"```python\n(sent = ep.submit\(.*?)```", page, re.DOTALL)
+    for told, here in (
+        ("recipes/my-model.yaml", str(recipe_path)),
+        ("https://kubeflow.example.org/pipeline", kfp_api.url),
+        ("SITE/enginepress@sha256:…", options.image),
+    ):
+        assert told in written
+        written = written.replace(told, here)
+    names: dict[str, Any] = {"ep": ep}
+    exec(written, names)
+    assert names["sent"].state.good
+    (sent,) = kfp_api.asked("POST", "/runs")
+    assert (sent.body["service_account"], sent.body["runtime_config"]["parameters"]["store_pvc"]) == (
+        "enginepress-pipeline",
+        "models",
+    )
 
 
 def test_a_run_that_has_ended_gives_its_report(kfp_api: KfpApi, recipe_path: Path, options: CompileOptions) -> None:
