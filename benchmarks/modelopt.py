@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.engines import modelopt
+from enginepress.engines.modelopt.support import FORMATS
 from enginepress.process import run_logged
 from enginepress.recipe import Recipe
 from tests.engines.checkpoints import write_tokenizer
@@ -156,6 +157,7 @@ def _measured(checkpoint: Path, scratch: Path, precision: str, tensor: int, form
     )
     output, log, data = scratch / "output", scratch / "log", scratch / "calibration.txt"
     data.write_text("\n".join(f"once upon a time there was a small model, number {n}" for n in range(2)))
+    texts = {"calibration": {"data": str(data), "samples": 2, "max_length": 512}} if FORMATS[precision].calibrated else {}
     recipe = Recipe.model_validate(
         {
             "name": "benchmark",
@@ -165,7 +167,7 @@ def _measured(checkpoint: Path, scratch: Path, precision: str, tensor: int, form
                 "builder": "tensorrt_llm",
                 "precision": precision,
                 "parallelism": {"tensor": tensor},
-                "calibration": {"data": str(data), "samples": 2, "max_length": 512},
+                **texts,
             },
         }
     )

@@ -55,6 +55,18 @@ def read_texts(calibration: Calibration) -> list[str]:
     return texts
 
 
+def refuse_unused(calibration: Calibration | None, why: str) -> None:
+    """
+    Args:
+        why: nothing is calibrated, as a clause.
+
+    Raises:
+        RecipeError: if there are texts all the same, which would be ignored.
+    """
+    if calibration is not None:
+        raise RecipeError(f"nothing is calibrated: {why}", where="engine.calibration", fix="leave engine.calibration out")
+
+
 def _each_line(path: Path) -> str:
     return "each line is one text" if path.suffix == ".txt" else _OBJECTS
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from enginepress.calibration import refuse_unused
 from enginepress.engines import Builder, checkpoints, versions
 from enginepress.engines.checkpoints import SIXTEEN_BIT
 from enginepress.engines.quantized import quantization_of
@@ -41,9 +42,13 @@ class LlmApiBuilder:
             from enginepress.engines import modelopt
 
             modelopt.check_hugging_face(config, recipe)
-        elif recipe.engine.calibration is not None:
+        else:
             why = "the checkpoint is quantized already" if quantized else f"{recipe.engine.precision} needs none"
-            raise RecipeError(f"nothing is calibrated: {why}", where="engine.calibration", fix="leave engine.calibration out")
+            refuse_unused(recipe.engine.calibration, why)
+            if recipe.engine.converter == "modelopt":
+                raise RecipeError(
+                    f"ModelOpt has nothing to convert: {why}", where="engine.converter", fix="leave engine.converter out"
+                )
 
     def declared(self, recipe: Recipe) -> dict[str, str]:
         container = versions.choose(recipe)

@@ -55,12 +55,19 @@ def _gpu_sections(plan: FitPlan) -> list[Section]:
     each = " a GPU" if plan.world_size > 1 else ""
     add("memory" + each, size_text(plan.memory), "as nvidia-smi says")
     add("- weights", size_text(plan.weights.rank), f"{size_text(plan.weights.ranks)} in all" if plan.world_size > 1 else "")
+    if plan.draft is not None and plan.draft.shape is not None:
+        add("- draft model", size_text(plan.draft_weights), f"{plan.draft.folder}; its KV cache is counted below")
+    if plan.adapters is not None and plan.adapters.before:
+        add("- LoRA adapters", size_text(plan.adapters.bytes), f"room for {plan.adapters.count} of rank {plan.adapters.rank}")
     add("- activations", size_text(plan.activations), f"estimate, for {plan.tokens} tokens in one pass")
     add("- overhead", size_text(plan.overhead), "estimate: driver, CUDA, runtime" + (", NCCL" if plan.world_size > 1 else ""))
     if plan.cache_pool > 0:
         add("= KV cache", size_text(plan.cache_pool), "what is left, times the share that the cache gets")
     else:
         add("= KV cache", "none", f"{size_text(-plan.cache_pool)} are missing")
+    if plan.adapters is not None and not plan.adapters.before:
+        note = f"of what the KV cache leaves; room for {plan.adapters.count} of rank {plan.adapters.rank}"
+        add("LoRA adapters", size_text(plan.adapters.bytes), note)
     sections.append([])
     add("KV cache per token", f"{plan.cache.all_token / 1024:,.1f} KiB", _per_rank(plan, plan.cache.rank_token / 1024, "KiB"))
     add(

@@ -11,7 +11,7 @@ from enginepress.files import walk_files
 from enginepress.repository.findings import Finding, error, warning
 from enginepress.repository.inventory import Model
 from enginepress.repository.mappings import read_mapping
-from enginepress.repository.plans.engine_args import load_arguments
+from enginepress.repository.plans.engine_args import load_arguments, unknown_names
 from enginepress.repository.plans.nearest import nearest
 
 SHARES = ("gpu_memory_utilization", "free_gpu_memory_fraction")
@@ -62,6 +62,8 @@ def _check_names(
         if name not in known:
             what = "the LLM API" if builder == "llmapi" else "vLLM"
             yield make(model.name, file, f"{what} is not known to have an argument '{name}'", nearest(str(name), sorted(known)))
+    for path, name, near in unknown_names(values, arguments):
+        yield make(model.name, file, f"{path} is not known to have '{name}'", near)
 
 
 def check_checkpoint_folder(model: Model, file: str, values: Mapping[str, Any], folder: Path, *, ours: bool) -> Iterator[Finding]:

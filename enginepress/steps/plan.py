@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from enginepress.engines import fit, get_builder, gpus, versions
@@ -88,7 +89,7 @@ def plan_recipe(recipe: Recipe, *, gpu: str | None = None, driver: str | None = 
         get_builder(recipe.engine.builder).check(seen.config, recipe)
         return PlanReport(recipe, seen, cpu_plan(seen.config, seen.weight_bytes, recipe))
     device, container = fit.gpu_and_container(recipe)
-    found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container, changes=False)
+    found = fit.plan(seen.config, seen.weight_bytes, recipe, device, container, changes=False, draft=draft_of(recipe))
 
     def objections(tried: Recipe, gpu: gpus.Gpu, row: versions.Container) -> list[Problem]:
         return [*_driver_problems(gpu, row, driver), *_builder_problems(seen.config, tried)]
@@ -102,14 +103,33 @@ def compare(recipe: Recipe, *, driver: str | None = None) -> list[GpuRow]:
     """The recipe on every GPU that is known, as many of each as it asks for, in the order of their memory."""
     if not _needs_gpu(recipe):
         raise UsageError(f"builder '{recipe.engine.builder}' uses no GPU", fix="leave --gpu out")
-    seen, rows = glance(recipe.source), []
+    seen, draft, rows = glance(recipe.source), draft_of(recipe), []
     for gpu in sorted(gpus.load_gpus(), key=lambda g: g.memory_bytes):
         on = _on(recipe, gpu.name)
         device, container = fit.gpu_and_container(on)
-        found = fit.plan_without_changes(seen.config, seen.weight_bytes, on, device, container)
+        found = fit.plan_without_changes(seen.config, seen.weight_bytes, on, device, container, draft=draft)
         more = [*_driver_problems(device, container, driver), *_builder_problems(seen.config, on)]
         rows.append(GpuRow(gpu, _with_problems(found, more)))
     return rows
+
+
+def draft_of(recipe: Recipe) -> fit.Draft | None:
+    """The draft model that the recipe names, as far as its folder can be read here."""
+    from enginepress.engines.architecture import read_shape
+    from enginepress.engines.tool_runs import read_object
+
+    named = fit.named_draft(recipe)
+    if named is None:
+        return None
+    folder = Path(named.folder)
+    if not (folder / "config.json").is_file():
+        return replace(named, unseen=f"{folder} has no config.json on this machine")
+    try:
+        shape = read_shape(read_object(folder / "config.json"))
+        weights = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    except (EnginepressError, OSError) as error:
+        return replace(named, unseen=f"{folder}: {error}")
+    return replace(named, shape=shape, weight_bytes=weights, unseen="")
 
 
 def _needs_gpu(recipe: Recipe) -> bool:

@@ -123,6 +123,12 @@ def test_llmapi_keeps_a_quantized_cache_of_16_bit_weights_by_an_argument() -> No
     get_builder("llmapi").check(CONFIG, recipe("llmapi", engine_args={"kv_cache_config": {"dtype": "fp8"}}))
 
 
+def test_modelopt_that_has_nothing_to_convert_is_refused() -> None:
+    with pytest.raises(RecipeError, match="ModelOpt has nothing to convert: bfloat16 needs none") as caught:
+        get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"converter": "modelopt"}))
+    assert caught.value.where == "engine.converter"
+
+
 def test_calibration_that_nobody_needs_is_refused() -> None:
     with pytest.raises(RecipeError, match="nothing is calibrated: bfloat16 needs none"):
         get_builder("llmapi").check(CONFIG, recipe("llmapi", engine={"calibration": {"data": "/texts.txt"}}))
@@ -148,6 +154,72 @@ def test_calibration_that_nobody_needs_is_refused() -> None:
         ("llmapi", {"cuda_graph_config": {"batch_sizes": [1], "max_batch_size": 8}}, "exclude each other", None),
         ("llmapi", {"cuda_graph_config": {"enable_padding": "yes"}}, "must be true or false", None),
         ("llmapi", {"peft_cache_config": {"device_cache_percentage": 0.1}}, "not known", "did you mean 'device_cache_percent'?"),
+        (
+            "llmapi",
+            {"lora_config": {"max_lora_ranks": 8}},
+            "lora_config is not known to have 'max_lora_ranks'",
+            "did you mean 'max_lora_rank'?",
+        ),
+        (
+            "llmapi",
+            {"lora_config": {"lora_dir": ["org/adapter"]}},
+            "would download it",
+            "name a folder of the machine that serves, from / on",
+        ),
+        ("llmapi", {"lora_config": {"lora_dir": "/adapter"}}, "must be a list of folders", None),
+        ("llmapi", {"torch_compile_config": {"enable_fulgraph": True}}, "not known to have", "did you mean 'enable_fullgraph'?"),
+        ("llmapi", {"torch_compile_config": {"enable_fullgraph": 1}}, "must be true or false", None),
+        ("llmapi", {"torch_compile_config": True}, "must be a mapping", None),
+        (
+            "llmapi",
+            {"scheduler_config": {"dynamic_batch_config": {"enable_batch_size_tunning": True}}},
+            "scheduler_config.dynamic_batch_config is not known to have",
+            "did you mean 'enable_batch_size_tuning'?",
+        ),
+        ("llmapi", {"nvfp4_gemm_config": {"backends": []}}, "not known", "did you mean 'allowed_backends'?"),
+        (
+            "llmapi",
+            {"speculative_config": {"decoding_type": "MTP", "max_matching_ngram_size": 2}},
+            "speculative_config is not known to have 'max_matching_ngram_size'",
+            None,
+        ),
+        (
+            "llmapi",
+            {"speculative_config": {"decoding_type": "NGram", "max_draft_length": 2}},
+            "not known",
+            "did you mean 'max_draft_len'?",
+        ),
+        ("llmapi", {"speculative_config": {"max_draft_len": 3}}, "says no decoding_type", None),
+        (
+            "llmapi",
+            {"speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": "org/draft"}},
+            "is no absolute path",
+            "name a folder of the machine that serves, from / on",
+        ),
+        (
+            "llmapi",
+            {"speculative_config": {"decoding_type": "Eagle", "speculative_model": "/a", "speculative_model_dir": "/b"}},
+            "names the draft model twice",
+            "leave it out",
+        ),
+        ("llmapi", {"build_config": {"max_batch_size": 3}}, "cannot be set: it is for TensorRT engines", "leave it out"),
+        ("llmapi", {"enable_lora": True, "peft_cache_config": {"lora_prefetch_dir": "/a"}}, "not supported", "leave it out"),
+        ("llmapi", {"peft_cache_config": {"host_cache_size": 1}}, "has no effect without enable_lora", None),
+        ("vllm", {"compilation_config": {"levels": 3}}, "compilation_config is not known to have", "did you mean 'level'?"),
+        (
+            "vllm",
+            {"compilation_config": {"pass_config": {"enable_fuson": True}}},
+            "compilation_config.pass_config is not known to have 'enable_fuson'",
+            "did you mean 'enable_fusion'?",
+        ),
+        ("vllm", {"compilation_config": 3}, "must be a mapping", None),
+        ("vllm", {"speculative_config": {"num_speculative_token": 3}}, "not known", "did you mean 'num_speculative_tokens'?"),
+        ("vllm", {"speculative_config": {"method": "egale"}}, "must be one of: custom_class", None),
+        ("vllm", {"speculative_config": {"model": "org/draft"}}, "would download it when it loads", None),
+        ("vllm", {"kv_transfer_config": {"kv_connectr": "x"}}, "not known", "did you mean 'kv_connector'?"),
+        ("vllm", {"spec_model": "/draft"}, "cannot be set: set speculative_config", None),
+        ("vllm", {"enable_lora": True}, "multi_lora.json", "leave it out, or name a checkpoint with the adapter merged into it"),
+        ("vllm", {"max_loras": 4}, "is for LoRA adapters", "leave it out"),
         ("llmapi", {"speculative_config": {"decoding_type": "Medusa", "max_draft_len": 3}}, "must be one of: MTP, Eagle", None),
         ("llmapi", {"speculative_config": {"speculative_model_dir": "/draft"}}, "says no decoding_type", None),
         ("llmapi", {"speculative_config": {"decoding_type": "Eagle", "max_draft_len": 3}}, "needs speculative_model_dir", None),
@@ -163,6 +235,47 @@ def test_arguments_are_checked_by_name_and_value(builder: Any, given: dict[str, 
         check_engine_args(given, builder)
     assert said in caught.value.message
     assert fix is None or caught.value.fix == fix
+
+
+@pytest.mark.parametrize(
+    ("builder", "given"),
+    [
+        (
+            "llmapi",
+            {"lora_config": {"lora_dir": ["/adapters/a"], "max_lora_rank": 16}, "peft_cache_config": {"host_cache_size": 1}},
+        ),
+        ("llmapi", {"torch_compile_config": {"enable_piecewise_cuda_graph": True, "capture_num_tokens": [1, 2]}}),
+        ("llmapi", {"scheduler_config": {"dynamic_batch_config": {"enable_batch_size_tuning": True}}}),
+        ("llmapi", {"moe_config": {"backend": "AUTO", "load_balancer": "/balance.yaml"}}),
+        ("llmapi", {"speculative_config": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": "/draft"}}),
+        ("llmapi", {"speculative_config": {"decoding_type": "MTP", "num_nextn_predict_layers": 3}}),
+        (
+            "llmapi",
+            {"sparse_attention_config": {"algorithm": "dsa", "index_topk": 3}, "batch_wait_timeout_ms": 5, "max_stats_len": 9},
+        ),
+        ("llmapi", {"model_kwargs": {"whatever": {"the": "model"}}}),
+        ("vllm", {"compilation_config": {"mode": 3, "pass_config": {"enable_sp": True}, "inductor_compile_config": {"any": 1}}}),
+        ("vllm", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}}),
+        ("vllm", {"speculative_config": {"model": "[ngram]", "num_speculative_tokens": 3, "prompt_lookup_max": 4}}),
+        ("vllm", {"speculative_config": {"model": "/draft", "draft_tensor_parallel_size": 1}}),
+        ("vllm", {"kv_transfer_config": {"kv_connector": "X", "kv_connector_extra_config": {"any": 1}}, "performance_mode": "x"}),
+        ("vllm", {"hf_overrides": {"rope_scaling": {"any": 1}}, "attention_config": {"backend": "FLASHINFER"}}),
+    ],
+)
+def test_names_that_are_known_at_any_depth_are_taken(builder: Any, given: dict[str, Any]) -> None:
+    check_engine_args(given, builder)
+
+
+@BOTH
+def test_names_inside_arguments_belong_to_arguments_that_are_known(builder: Any) -> None:
+    arguments = load_arguments(builder)
+    for path in (*arguments.inside, *arguments.kinds):
+        outer, _, inner = path.rpartition(".")
+        assert path in arguments.known or inner in arguments.inside[outer], path
+    for path in arguments.inside_types:
+        outer, _, inner = path.rpartition(".")
+        assert inner in (arguments.names_in(outer, {}) or []), path
+    assert not arguments.known & set(arguments.refused)
 
 
 @BOTH

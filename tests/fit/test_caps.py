@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enginepress.engines import fit
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.cache import cache_of
+from enginepress.engines.fit.gpu_plan import FitPlan
 from enginepress.engines.fit.weights import weights_of
 from enginepress.recipe import Recipe
 from tests.fit.models import NAMES, config, recipe
@@ -111,17 +115,112 @@ def test_copies_of_the_model_take_gpus_of_their_own() -> None:
     assert plan_of("llama-3-8b", two).fits
 
 
-@pytest.mark.parametrize(
-    ("builder", "speculation"),
-    [
-        ("vllm", {"model": "org/draft", "num_speculative_tokens": 3}),
-        ("llmapi", {"decoding_type": "Eagle", "max_draft_len": 3, "speculative_model_dir": "/draft"}),
-    ],
-)
-def test_a_draft_model_is_said_to_be_missing_from_the_plan(builder: str, speculation: dict[str, Any]) -> None:
-    serving = {"engine_args": {"speculative_config": speculation}}
-    plan = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder=builder, precision="bfloat16", serving=serving))
-    assert any("the draft model of serving.engine_args.speculative_config is not in this plan" in note for note in plan.notes)
+SPECULATION: dict[str, dict[str, Any]] = {
+    "vllm": {"model": "/draft", "num_speculative_tokens": 3},
+    "llmapi": {"decoding_type": "Eagle3", "max_draft_len": 3, "speculative_model": "/draft"},
+}
+
+
+def speculating(builder: str, **engine: Any) -> Recipe:
+    serving = {"engine_args": {"speculative_config": SPECULATION[builder]}}
+    return recipe("H100-SXM5-80GB", builder=builder, precision="bfloat16", serving=serving, **engine)
+
+
+@pytest.mark.parametrize("builder", ["vllm", "llmapi"])
+def test_a_draft_model_whose_folder_was_not_read_is_said_to_be_missing_from_the_plan(builder: str) -> None:
+    plan = plan_of("llama-3-8b", speculating(builder))
+    said = "the draft model of serving.engine_args.speculative_config.(model|speculative_model) is not in this plan"
+    assert any(re.match(said, note) for note in plan.notes)
+
+
+def drafting(of: Recipe, name: str = "qwen2.5-7b", weights: int = 10 * GIB) -> fit.Draft:
+    named = fit.named_draft(of)
+    assert named is not None
+    return replace(named, shape=read_shape(config(name)), weight_bytes=weights, unseen="")
+
+
+@pytest.mark.parametrize("builder", ["vllm", "llmapi"])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_draft_model_counts_with_its_weights_and_its_own_kv_cache(builder: str, tensor: int) -> None:
+    of = speculating(builder, count=tensor, parallelism={"tensor": tensor})
+    gpu, container = fit.gpu_and_container(of)
+    without = fit.plan(config("llama-3-8b"), None, of, gpu, container)
+    found = fit.plan(config("llama-3-8b"), None, of, gpu, container, draft=drafting(of))
+    assert (found.draft_weights, found.fixed - without.fixed) == (10 * GIB // tensor, 10 * GIB // tensor)
+    assert found.cache.rank_token - without.cache.rank_token == 2 * 28 * (4 // tensor) * 128 * 2, "28 layers, 4 key heads of 128"
+    assert found.cache_pool < without.cache_pool - 8 * GIB // tensor
+    assert not any("draft" in note for note in found.notes)
+
+
+def test_a_draft_model_that_one_gpu_has_alone_is_whole_there() -> None:
+    of = speculating("vllm", count=2, parallelism={"tensor": 2})
+    speculation = {**of.serving.engine_args["speculative_config"], "draft_tensor_parallel_size": 1}
+    of = of.model_copy(update={"serving": of.serving.model_copy(update={"engine_args": {"speculative_config": speculation}})})
+    gpu, container = fit.gpu_and_container(of)
+    assert fit.plan(config("llama-3-8b"), None, of, gpu, container, draft=drafting(of)).draft_weights == 10 * GIB
+
+
+def test_a_draft_model_that_does_not_fit_beside_the_model_is_refused_and_stays_in_every_change() -> None:
+    of = speculating("vllm")
+    gpu, container = fit.gpu_and_container(of)
+    draft = drafting(of, weights=70 * GIB)
+    found = fit.plan(config("llama-3-8b"), None, of, gpu, container, draft=draft)
+    assert "a draft model of 70.0 GiB" in found.problems[0].message
+    assert found.changes
+    for change in found.changes:
+        tried = change.apply(of)
+        on, row = fit.gpu_and_container(tried)
+        assert fit.plan(config("llama-3-8b"), None, tried, on, row, draft=draft).fits
+
+
+LORA_BUILD = {"lora_plugin": "auto", "max_lora_rank": 16, "lora_target_modules": "attn_q attn_v"}
+ADAPTER = 32 * 2 * 16 * ((4096 + 4096) + (4096 + 1024))
+"""Bytes of an adapter of rank 16 for queries and values of Llama-3-8B: 32 layers, 16 bit."""
+
+
+def test_the_engines_cache_for_adapters_is_a_share_of_what_the_kv_cache_leaves() -> None:
+    plain = plan_of("llama-3-8b", recipe("H100-SXM5-80GB"))
+    parameters = {"lora_cache_gpu_memory_fraction": 0.5}
+    plan = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", options={"build": LORA_BUILD}, serving={"parameters": parameters}))
+    assert plan.adapters is not None
+    left = plain.memory - plain.fixed
+    assert plan.adapters.adapter == ADAPTER
+    assert plan.adapters.bytes == pytest.approx((left - plain.cache_pool) / 2, abs=2)
+    assert (plan.fits, plan.cache_pool, plan.fixed) == (True, plain.cache_pool, plain.fixed)
+    assert any(f"holds {plan.adapters.count} LoRA adapters of rank 16" in note for note in plan.notes)
+
+
+def test_a_cache_that_holds_no_adapter_is_refused_with_what_to_raise_or_lower() -> None:
+    build = {"lora_plugin": "auto", "max_lora_rank": 256}
+    plan = plan_of("llama-3-8b", recipe("L4", options={"build": build}))
+    assert [p.where for p in plan.problems] == ["serving.parameters.lora_cache_gpu_memory_fraction"]
+    assert "one adapter of rank 256 takes 1280 MiB" in plan.problems[0].message
+    assert "engine.options.build.max_lora_rank" in plan.problems[0].fix
+
+
+def test_the_llm_apis_cache_for_adapters_is_taken_before_the_kv_cache() -> None:
+    lora = {"lora_config": {"max_lora_rank": 16, "lora_target_modules": ["attn_q", "attn_v"], "max_loras": 1000}}
+    plain = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16"))
+    of = recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving={"engine_args": lora})
+    plan = plan_of("llama-3-8b", of)
+    assert plan.adapters is not None
+    assert (plan.adapters.bytes, plan.adapters.count) == (1000 * ADAPTER, 1000)
+    assert plan.cache_pool == pytest.approx(plain.cache_pool - 0.9 * 1000 * ADAPTER, abs=2)
+    share = {"engine_args": {"enable_lora": True, "peft_cache_config": {"device_cache_percent": 0.25}}}
+    by_share = plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving=share))
+    assert by_share.cache_pool == pytest.approx(0.75 * plain.cache_pool, abs=2)
+
+
+def test_the_stage_with_most_layers_is_planned_where_the_recipe_divides_them() -> None:
+    def plan(layers: list[int] | None) -> FitPlan:
+        serving = {"engine_args": {"pp_partition": layers}} if layers else {}
+        spread: dict[str, Any] = {"count": 2, "parallelism": {"pipeline": 2}}
+        return plan_of("llama-3-8b", recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving=serving, **spread))
+
+    assert plan([24, 8]).cache.rank_token == plan(None).cache.rank_token * 24 // 16
+    assert plan([24, 8]).weights.rank > plan(None).weights.rank
+    assert [p.where for p in plan([24, 9]).problems] == ["serving.engine_args.pp_partition"]
+    assert "does not divide 32 layers into 2 stages" in plan([32]).problems[0].message
 
 
 def test_a_vocabulary_that_ranks_cannot_share_evenly_is_padded_and_biases_are_counted() -> None:

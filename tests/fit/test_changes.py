@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from enginepress.engines import fit, gpus
 from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.gpu_plan import FitPlan, largest
+from enginepress.engines.fit.problem import Problem
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
 from tests.fit.models import NAMES, config, recipe
@@ -172,6 +173,30 @@ def test_several_nodes_that_are_served_or_go_further_are_refused(served: bool, c
 def test_largest_finds_the_last_that_holds(limit: int, most: int, step: int) -> None:
     found = largest(lambda n: n <= limit, most, step)
     assert found == (most if limit >= most else limit // step * step)
+
+
+def test_a_change_to_what_measures_nothing_leaves_the_texts_out() -> None:
+    """Texts that nothing reads are refused, so no change may be offered that keeps them."""
+    from enginepress.engines import get_builder
+    from enginepress.errors import EnginepressError
+
+    def objections(tried: Recipe, _gpu: object, _container: object) -> list[Problem]:
+        try:
+            get_builder("tensorrt_llm").check(config("llama-3.1-8b"), tried)
+        except EnginepressError as error:
+            return [Problem(error.where or "", error.message, error.fix or "")]
+        return []
+
+    texts = {"data": "/texts.txt"}
+    of = recipe("A100-SXM4-80GB", precision="fp8", calibration=texts)
+    found = fit.with_changes(plan_of("llama-3.1-8b", of), None, objections)
+    int8 = next(change for change in found.changes if dict(change.fields).get("engine.precision") == "int8")
+    assert dict(int8.fields)["engine.calibration"] is None
+    assert "engine.calibration: null" in int8.text
+    for change in found.changes:
+        tried = change.apply(of)
+        assert objections(tried, None, None) == []
+        assert plan_of("llama-3.1-8b", tried).fits
 
 
 def test_a_change_reads_like_a_recipe() -> None:

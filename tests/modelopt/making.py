@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from enginepress.engines.modelopt.support import FORMATS
 from enginepress.recipe import Recipe
 
 SIZES: dict[str, Any] = {
@@ -41,8 +42,8 @@ def calibration_file(folder: Path) -> Path:
 
 
 def recipe(precision: str = "float16", *, calibration: Path | None = None, **engine: Any) -> Recipe:
-    """A recipe that asks for a TensorRT-LLM engine by ModelOpt."""
+    """A recipe that asks for a TensorRT-LLM engine by ModelOpt, with these texts if anything is measured with them."""
     data: dict[str, Any] = {"builder": "tensorrt_llm", "converter": "modelopt", "precision": precision, **engine}
-    if calibration is not None:
+    if calibration is not None and (FORMATS.get(precision, FORMATS["fp8"]).calibrated or "kv_cache" in engine):
         data["calibration"] = {"data": str(calibration), "samples": 4, "max_length": 32, "batch_size": 2}
     return Recipe.model_validate({"name": "tiny", "source": "file:///checkpoint", "stores": ["file:///store"], "engine": data})

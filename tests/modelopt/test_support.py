@@ -11,6 +11,7 @@ from enginepress.engines.modelopt import check_hugging_face, check_tensorrt_llm
 from enginepress.engines.modelopt.fields import FAMILIES, REFUSED
 from enginepress.engines.modelopt.support import FORMATS, data_type
 from enginepress.errors import EnginepressError, RecipeError, SourceError, UnsupportedModelError
+from enginepress.recipe import Calibration
 from tests.modelopt.making import recipe
 from tests.modelopt.test_fields import CONFIG
 
@@ -20,6 +21,15 @@ DATA = Path("/somewhere/calibration.jsonl")
 @pytest.mark.parametrize("precision", sorted(FORMATS))
 def test_every_precision_of_the_table_is_taken(precision: str) -> None:
     check_tensorrt_llm(CONFIG, recipe(precision, calibration=DATA, parallelism={"tensor": 2, "pipeline": 2}))
+
+
+@pytest.mark.parametrize("precision", sorted(name for name in FORMATS if not FORMATS[name].calibrated))
+def test_texts_that_nothing_is_measured_with_are_refused(precision: str) -> None:
+    plain = recipe(precision)
+    texts = Calibration(data=str(DATA))
+    with pytest.raises(RecipeError, match=f"nothing is calibrated: {precision} measures no activations") as caught:
+        check_tensorrt_llm(CONFIG, plain.model_copy(update={"engine": plain.engine.model_copy(update={"calibration": texts})}))
+    assert caught.value.where == "engine.calibration"
 
 
 @pytest.mark.parametrize("precision", ["fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq"])

@@ -132,6 +132,15 @@ def test_an_argument_that_nobody_knows_is_found(builder: str, tmp_path: Path) ->
     assert finding.fix == "did you mean 'enable_chunked_prefill'?"
 
 
+@each_checkpoint
+def test_a_name_inside_an_argument_that_nobody_knows_is_found(builder: str, tmp_path: Path) -> None:
+    repository = made(tmp_path, builder)
+    argument = {"llmapi": "torch_compile_config", "vllm": "compilation_config"}[builder]
+    edit(repository / CHECKPOINTS[builder], lambda values: {**values, argument: {"no_such": 1}})
+    (finding,) = validate(repository).errors
+    assert finding.message.endswith(f"{argument} is not known to have 'no_such'")
+
+
 def test_a_length_above_the_models_is_found(tmp_path: Path) -> None:
     repository = made(tmp_path, "vllm")
     edit(repository / "llama/1/model.json", lambda values: {**values, "max_model_len": 4096})

@@ -16,6 +16,7 @@ from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import read_shape
 from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.changes import Objections, changes_for
+from enginepress.engines.fit.draft import Draft, named_draft
 from enginepress.engines.fit.gpu_plan import FitPlan, assess
 from enginepress.engines.fit.parallelism import check_parallelism
 from enginepress.engines.fit.problem import Problem, combined
@@ -26,11 +27,13 @@ from enginepress.recipe import Recipe
 
 __all__ = [
     "Change",
+    "Draft",
     "FitPlan",
     "Problem",
     "check",
     "check_parallelism",
     "gpu_and_container",
+    "named_draft",
     "plan",
     "plan_without_changes",
     "refusal",
@@ -46,6 +49,7 @@ def plan(
     container: Container,
     *,
     changes: bool = True,
+    draft: Draft | None = None,
 ) -> FitPlan:
     """What the recipe takes. Pure.
 
@@ -53,28 +57,35 @@ def plan(
         config: the checkpoint's config.json.
         weight_bytes: of its weight files together, or None to go by the shapes.
         changes: look for changes if it does not fit.
+        draft: the model that speculates beside it.
 
     Raises:
         SourceError, UnsupportedModelError: if config.json does not say what the model is.
     """
     shape = read_shape(config)
-    found = assess(shape, weight_bytes, recipe, gpu, container)
+    found = assess(shape, weight_bytes, recipe, gpu, container, draft)
     if not found.fits:
         return replace(found, changes=changes_for(found, weight_bytes)) if changes else found
     for profile in gpu.mig[:-1] if found.world_size == 1 else ():  # the last is the whole GPU
         part = gpu.profile(profile.name)
         if (
-            smaller := assess(shape, weight_bytes, recipe, part, container)
+            smaller := assess(shape, weight_bytes, recipe, part, container, draft)
         ).fits and smaller.full_requests == found.full_requests:
             return replace(found, notes=(*found.notes, f"the MIG profile {profile.name} suffices: engine.gpu.name: {part.name}"))
     return found
 
 
 def plan_without_changes(
-    config: Mapping[str, Any], weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container
+    config: Mapping[str, Any],
+    weight_bytes: int | None,
+    recipe: Recipe,
+    gpu: Gpu,
+    container: Container,
+    *,
+    draft: Draft | None = None,
 ) -> FitPlan:
     """Like `plan`, without looking for changes: for comparing many GPUs."""
-    return assess(read_shape(config), weight_bytes, recipe, gpu, container)
+    return assess(read_shape(config), weight_bytes, recipe, gpu, container, draft)
 
 
 def check(config: Mapping[str, Any], recipe: Recipe, weight_bytes: int | None = None) -> FitPlan:

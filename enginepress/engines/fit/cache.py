@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginepress.engines.architecture import Shape
-from enginepress.engines.fit.parallelism import attention_ranks
+from enginepress.engines.fit.parallelism import attention_ranks, stage_layers
 from enginepress.engines.fit.sizes import CACHE_BYTES, cache_bytes
 from enginepress.recipe import Recipe
 
@@ -83,7 +83,7 @@ def cache_of(shape: Shape, recipe: Recipe) -> Cache:
     number = cache_bytes(recipe.engine.kv_cache, recipe.engine.precision)
     if recipe.engine.kv_cache is None and (told := _inside(recipe, "kv_cache_config", "dtype")) in CACHE_BYTES:
         number = CACHE_BYTES[told]
-    layers = -(-shape.layers // parallelism.pipeline)
+    layers = stage_layers(shape, recipe)
     copies = attention_ranks(recipe)
     if shape.latent is not None:
         of_layer = shape.latent.cached * number

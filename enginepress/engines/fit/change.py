@@ -49,4 +49,6 @@ def _shown(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_shown(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "null"
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)

@@ -13,10 +13,10 @@ from typing import Any
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import Shape
 from enginepress.engines.fit.change import Change
-from enginepress.engines.fit.gpu_plan import FitPlan, assess, gib, largest
+from enginepress.engines.fit.gpu_plan import FitPlan, assess, largest
 from enginepress.engines.fit.parallelism import usable_tensor_sizes
 from enginepress.engines.fit.problem import Problem
-from enginepress.engines.fit.sizes import WEIGHT_BYTES
+from enginepress.engines.fit.sizes import WEIGHT_BYTES, gib
 from enginepress.engines.fit.working import cache_share
 from enginepress.engines.gpus import Gpu
 from enginepress.engines.prompts import why_whole
@@ -29,6 +29,9 @@ Objections = Callable[[Recipe, Gpu, Container], list[Problem]]
 
 TEXTS = ("engine.calibration", Calibration(data="texts.jsonl"))
 """Stands for a file that the user has to name."""
+
+NO_TEXTS = (TEXTS[0], None)
+"""Where nothing is measured, a recipe names no texts."""
 
 ROWWISE_SM = ("89", "90")
 """Where FP8 by rows is computed (TensorRT-LLM refuses its plugin on SM 100: plugin.py, `PluginConfig.validate`)."""
@@ -47,7 +50,7 @@ MAX_NODES = 8
 AT_MOST = 6
 """Changes offered."""
 
-_TEXTS_ONLY = "texts"
+_TEXTS_ONLY, _WITHOUT_TEXTS = "texts", "no texts"
 _MODELOPT = ("engine.converter", "modelopt")
 
 
@@ -74,7 +77,7 @@ class _Search:
         self.always = _unserved(plan.recipe) if nodes > 1 else ()
 
     def fits(self, change: Change) -> bool:
-        return not any(against != _TEXTS_ONLY for against in self.against(self.named(change)))
+        return not any(against not in (_TEXTS_ONLY, _WITHOUT_TEXTS) for against in self.against(self.named(change)))
 
     def against(self, change: Change) -> list[str]:
         """Fields that are still in the way with this change, and `_TEXTS_ONLY` if it needs texts and has none."""
@@ -85,12 +88,13 @@ class _Search:
                 gpu = gpus.find(recipe.engine.gpu.name)
             if recipe.engine != self.recipe.engine:
                 container = versions.choose(recipe)
-            found = assess(self.shape, self.weight_bytes, recipe, gpu, container)
+            found = assess(self.shape, self.weight_bytes, recipe, gpu, container, self.plan.draft)
             if found.fits:
                 found_by_others = self.objections(recipe, gpu, container)
-                if [p.where for p in found_by_others] == [TEXTS[0]] and recipe.engine.calibration is None:
-                    with_texts = Change((*change.fields, TEXTS), change.why)
-                    return [_TEXTS_ONLY, *self.against(with_texts)]
+                if [p.where for p in found_by_others] == [TEXTS[0]]:
+                    field, marker = (TEXTS, _TEXTS_ONLY) if recipe.engine.calibration is None else (NO_TEXTS, _WITHOUT_TEXTS)
+                    if field not in change.fields:
+                        return [marker, *self.against(Change((*change.fields, field), change.why))]
                 return [p.where for p in found_by_others]
             return [p.where for p in found.problems]
         except EnginepressError as error:
@@ -104,7 +108,10 @@ class _Search:
     def whole(self, change: Change) -> Change:
         """With all that is needed beside it."""
         change = self.named(change)
-        if _TEXTS_ONLY not in self.against(change):
+        against = self.against(change)
+        if _WITHOUT_TEXTS in against:
+            return Change((*change.fields, NO_TEXTS), f"{change.why}; nothing is measured with texts then")
+        if _TEXTS_ONLY not in against:
             return change
         return Change((*change.fields, TEXTS), f"{change.why}; texts.jsonl stands for a local file of your texts")
 
@@ -256,7 +263,7 @@ class _Search:
         engine = self.recipe.engine
         change = Change((("engine.options.convert.use_fp8_rowwise", True),), "scales by rows, without texts, in host memory")
         possible = engine.builder == "tensorrt_llm" and engine.precision == "fp8" and self.plan.gpu.sm in ROWWISE_SM
-        if possible and self.against(self.named(change)) == []:
+        if possible and self.fits(change) and _TEXTS_ONLY not in self.against(self.named(change)):
             yield change
 
     def container(self) -> Iterator[Change]:
@@ -285,7 +292,8 @@ class _Search:
 
     def _host_memory(self, fields: tuple[tuple[str, Any], ...]) -> str:
         """What ModelOpt takes of the machine that converts."""
-        made = assess(self.shape, self.weight_bytes, Change(fields, "").apply(self.recipe), self.plan.gpu, self.plan.container)
+        tried = Change(fields, "").apply(self.recipe)
+        made = assess(self.shape, self.weight_bytes, tried, self.plan.gpu, self.plan.container)
         return f"made by ModelOpt on a CPU, which takes {gib(made.host.convert_memory)} of host memory"
 
     def spread(self) -> Iterator[Change]:

@@ -13,16 +13,19 @@ from typing import Any
 
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import Shape
+from enginepress.engines.fit.adapters import FIELDS, Adapters, adapters_of
 from enginepress.engines.fit.cache import BLOCK_TOKENS, Cache, Cap, cache_of, cap_of
 from enginepress.engines.fit.change import Change
+from enginepress.engines.fit.draft import Draft, draft_weights, named_draft, with_draft
 from enginepress.engines.fit.host import Host, host_of
-from enginepress.engines.fit.parallelism import attention_ranks, parallelism_problems
+from enginepress.engines.fit.notes import notes_of, whole
+from enginepress.engines.fit.parallelism import parallelism_problems
 from enginepress.engines.fit.problem import Problem, of_error
-from enginepress.engines.fit.sizes import GB, GIB, quantized_as
+from enginepress.engines.fit.sizes import gb, gib, mib, quantized_as
 from enginepress.engines.fit.weights import Weights, weights_of
-from enginepress.engines.fit.working import activations_of, cache_pool, overhead_of
+from enginepress.engines.fit.working import activations_of, cache_pool, cache_share, overhead_of
 from enginepress.engines.gpus import Gpu
-from enginepress.engines.prompts import longest_prompt, tokens_of, why_whole
+from enginepress.engines.prompts import longest_prompt, tokens_of
 from enginepress.engines.versions import Container
 from enginepress.recipe import Recipe
 
@@ -34,6 +37,8 @@ class FitPlan:
     Attributes:
         memory: of one GPU, as nvidia-smi says.
         cap: what the recipe limits the cache to, where that is less than its share of the memory.
+        draft: the second model that speculates, if one is named; `draft_weights` are its bytes. Its KV cache is in the cache.
+        adapters: the cache for LoRA adapters, if there are any.
         cache_pool: for the KV cache; negative if not even the rest fits.
         request: KV cache of one request of full length; `request_all` on all ranks together.
         sequence: tokens of a request of full length. batch: requests asked for at once.
@@ -69,6 +74,9 @@ class FitPlan:
     largest_sequence_at_batch: int
     host: Host
     cap: Cap | None = None
+    draft: Draft | None = None
+    draft_weights: int = 0
+    adapters: Adapters | None = None
     problems: tuple[Problem, ...] = ()
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
@@ -84,7 +92,13 @@ class FitPlan:
     @property
     def needed(self) -> int:
         """Bytes of a GPU that are used with one request of full length."""
-        return self.weights.rank + self.activations + self.overhead + self.request
+        return self.fixed + self.request
+
+    @property
+    def fixed(self) -> int:
+        """Bytes of a GPU that are taken before the KV cache."""
+        adapters = self.adapters.bytes if self.adapters is not None and self.adapters.before else 0
+        return self.weights.rank + self.draft_weights + self.activations + self.overhead + adapters
 
     def to_json(self) -> dict[str, Any]:
         engine = self.recipe.engine
@@ -118,6 +132,8 @@ class FitPlan:
             "world_size": self.world_size,
             "rank": {
                 "weights": self.weights.rank,
+                "draft_weights": self.draft_weights,
+                "adapters": self.adapters.bytes if self.adapters is not None else 0,
                 "activations_estimate": self.activations,
                 "overhead_estimate": self.overhead,
                 "kv_cache_pool": self.cache_pool,
@@ -144,14 +160,19 @@ class FitPlan:
         }
 
 
-def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container) -> FitPlan:
+def assess(
+    shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, container: Container, draft: Draft | None = None
+) -> FitPlan:
     """The plan, without looking for changes."""
-    limits = recipe.engine.limits
+    limits, draft = recipe.engine.limits, draft if draft is not None else named_draft(recipe)
     sequence = limits.max_sequence_length or shape.context
-    weights, cache = weights_of(shape, recipe, weight_bytes), cache_of(shape, recipe)
+    weights, cache = weights_of(shape, recipe, weight_bytes), with_draft(cache_of(shape, recipe), draft, recipe)
     activations = activations_of(shape, recipe, sequence)
     overhead = overhead_of(recipe, gpu.memory_bytes)
-    pool = cache_pool(recipe, gpu.memory_bytes, weights.rank + activations, overhead)
+    taken = weights.rank + draft_weights(draft, recipe) + activations
+    adapters = adapters_of(shape, recipe, gpu.memory_bytes - taken - overhead, cache_share(recipe))
+    before = adapters.bytes if adapters is not None and adapters.before else 0
+    pool = cache_pool(recipe, gpu.memory_bytes, taken, overhead, adapters=before)
     request = cache.rank_request(sequence, limits.max_beam_width)
     cap = cap_of(recipe, cache)
     if cap is not None and cap.bytes < pool:
@@ -186,6 +207,9 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
         largest_sequence_at_batch=longest(limits.max_batch_size),
         host=host_of(recipe, weights, quantized=shape.quantization is not None),
         cap=cap,
+        draft=draft,
+        draft_weights=draft_weights(draft, recipe),
+        adapters=adapters,
     )
     problems = [
         *_limit_problems(plan),
@@ -195,8 +219,8 @@ def assess(shape: Shape, weight_bytes: int | None, recipe: Recipe, gpu: Gpu, con
     ]
     # Memory of a spread that cannot be is no news; on several nodes it still says what would be needed.
     if not any(p.where.startswith("engine.parallelism") for p in problems):
-        problems += [*_memory_problems(plan), *_conversion_problems(plan)]
-    return replace(plan, problems=tuple(problems), notes=tuple(_notes(plan)))
+        problems += [*(_memory_problems(plan) or _adapter_problems(plan)), *_conversion_problems(plan)]
+    return replace(plan, problems=tuple(problems), notes=tuple(notes_of(plan)))
 
 
 def largest(holds: Callable[[int], bool], most: int, step: int) -> int:
@@ -240,7 +264,7 @@ def _limit_problems(plan: FitPlan) -> list[Problem]:
             Problem(
                 "engine.limits.max_input_length",
                 f"prompts of {asked} tokens are asked for, and the longest prompt that is served has {plan.longest_prompt}: one "
-                f"pass takes {plan.tokens} tokens, and {_whole(plan)}",
+                f"pass takes {plan.tokens} tokens, and {whole(plan)}",
                 f"set engine.limits.max_num_tokens to {asked} or more, or let prompts be computed in pieces",
             )
         )
@@ -254,10 +278,6 @@ def _limit_problems(plan: FitPlan) -> list[Problem]:
             )
         )
     return problems
-
-
-def _whole(plan: FitPlan) -> str | None:
-    return why_whole(plan.recipe, latent=plan.shape.latent is not None, sm=plan.gpu.sm)
 
 
 def _container_problems(plan: FitPlan) -> list[Problem]:
@@ -334,28 +354,52 @@ def _memory_problems(plan: FitPlan) -> list[Problem]:
                 f"leave it out, or raise it to {least:.0f} tokens, {plan.request} bytes, or more",
             )
         ]
-    fixed = plan.weights.rank + plan.activations + plan.overhead
     world = plan.world_size
     on = f"each of {world} {plan.gpu.name}" if world > 1 else plan.gpu.name
-    if fixed > plan.memory:
+    if plan.fixed > plan.memory:
         weights = f"weights of {gb(plan.weights.total)}" + (f", {gb(plan.weights.rank)} a GPU," if world > 1 else "")
         return [
             Problem(
                 "engine",
-                f"{weights} do not fit: with activations of {gib(plan.activations)} and overhead of {gib(plan.overhead)} {on} "
-                f"would need {gib(fixed)} and has {gib(plan.memory)}"
+                f"{weights} do not fit: with {_beside(plan)} {on} would need {gib(plan.fixed)} and has {gib(plan.memory)}"
                 + (f" ({world} have {world * plan.gpu.marketed_gb} GB)" if world > 1 else ""),
                 "",
             )
         ]
+    beside = f"weights of {gib(plan.weights.rank)}, {_beside(plan)}"
     return [
         Problem(
             "engine.limits.max_sequence_length",
             f"one request of {plan.sequence} tokens needs {gib(plan.request)} of KV cache"
             + (" on each rank" if world > 1 else "")
-            + f", and {gib(max(0, plan.cache_pool))} are left on {on} beside weights of {gib(plan.weights.rank)}, "
-            f"activations of {gib(plan.activations)} and overhead of {gib(plan.overhead)}",
+            + f", and {gib(max(0, plan.cache_pool))} are left on {on} beside {beside}",
             "",
+        )
+    ]
+
+
+def _beside(plan: FitPlan) -> str:
+    """What a GPU has beside weights and KV cache, in words."""
+    parts = []
+    if plan.draft_weights:
+        parts.append(f"a draft model of {gib(plan.draft_weights)}")
+    if plan.adapters is not None and plan.adapters.before:
+        parts.append(f"LoRA adapters of {gib(plan.adapters.bytes)}")
+    return ", ".join([*parts, f"activations of {gib(plan.activations)}"]) + f" and overhead of {gib(plan.overhead)}"
+
+
+def _adapter_problems(plan: FitPlan) -> list[Problem]:
+    """A server that loads, and cannot load the first adapter."""
+    adapters = plan.adapters
+    if adapters is None or adapters.count > 0:
+        return []
+    size, rank = FIELDS[plan.recipe.engine.builder]
+    return [
+        Problem(
+            size,
+            f"the cache for LoRA adapters has {mib(adapters.bytes)} on {plan.gpu.name}, and one adapter of rank {adapters.rank} "
+            f"takes {mib(adapters.adapter)}",
+            f"set {size} higher, or {rank} to the rank that the adapters have",
         )
     ]
 
@@ -375,66 +419,3 @@ def _conversion_problems(plan: FitPlan) -> list[Problem]:
             "name a checkpoint that is quantized already as the source, or convert elsewhere",
         )
     ]
-
-
-# What one should know -------------------------------------------------------------------------------------------------
-
-
-def _notes(plan: FitPlan) -> list[str]:
-    engine, notes = plan.recipe.engine, []
-    if plan.request and 0 < plan.full_requests < plan.batch:
-        longest = plan.largest_sequence_at_batch
-        notes.append(
-            f"{plan.full_requests} of {plan.batch} requests run at once if all have {plan.sequence} tokens; the others wait"
-            + (f". All {plan.batch} run at once up to {longest} tokens" if longest else "")
-        )
-    if plan.longest_prompt < min(plan.recipe.engine.limits.max_input_length or plan.sequence, plan.sequence - 1):
-        notes.append(f"longer prompts than {plan.longest_prompt} tokens are refused, since {_whole(plan)}")
-    if plan.cap is not None:
-        notes.append(f"{plan.cap.field} limits the KV cache to {plan.cap.said}, less than its share of the memory")
-    if draft := _draft_model(plan.recipe):
-        notes.append(f"the draft model of {draft} is not in this plan: neither its weights nor its KV cache")
-    if plan.shape.windowed_layers and plan.cache.window is None:
-        why = (
-            "though vLLM may keep less" if engine.builder == "vllm" else "since the runtime keeps them unless it is told a window"
-        )
-        notes.append(
-            f"{plan.shape.windowed_layers} of {plan.shape.layers} layers look back {plan.shape.window} tokens only; the cache is "
-            f"planned for all tokens, {why}"
-        )
-    if engine.parallelism.tensor > attention_ranks(plan.recipe):
-        notes.append(
-            "each rank has requests of its own (enable_attention_dp): numbers of requests are those of one rank, and "
-            f"{engine.parallelism.tensor} ranks take them"
-        )
-    elif plan.shape.latent is not None:
-        notes.append("multi-head latent attention: the KV cache is one compressed vector a token, the same on every rank")
-    group = engine.parallelism.tensor * engine.parallelism.context
-    if group > plan.gpu.nvlink and plan.gpu.parent is None:
-        linked = f"NVLink joins {plan.gpu.nvlink} of them" if plan.gpu.nvlink > 1 else "they have no NVLink"
-        notes.append(f"{group} {plan.gpu.name} exchange data in every layer, and {linked}: expect it to be slow")
-    if plan.weights.by_files and plan.shape.quantization is None:
-        notes.append("the checkpoint's files are larger than its config.json says; the weights are planned by the files")
-    if plan.shape.quantization is not None:
-        notes.append("the checkpoint is quantized already; its weights are planned as they are in its files")
-    if engine.gpu is not None and engine.gpu.nodes > 1:
-        notes.append("on several nodes the release is unserved: nothing has asked it anything before it is published")
-    return notes
-
-
-def _draft_model(recipe: Recipe) -> str | None:
-    """The argument that names a second model, which speculates."""
-    arguments = recipe.serving.engine_args
-    speculation = arguments.get("speculative_config")
-    if isinstance(speculation, dict) and any(speculation.get(name) for name in ("model", "speculative_model_dir")):
-        return "serving.engine_args.speculative_config"
-    return "serving.engine_args.speculative_model" if arguments.get("speculative_model") else None
-
-
-def gib(number: float) -> str:
-    return f"{number / GIB:.1f} GiB"
-
-
-def gb(number: float) -> str:
-    """For weights, which people count in GB."""
-    return f"{number / GB:.0f} GB" if number >= 10 * GB else f"{number / GB:.1f} GB"

@@ -72,6 +72,17 @@ def check_parallelism(shape: Shape, recipe: Recipe) -> None:
         raise combined(problems)
 
 
+def stage_layers(shape: Shape, recipe: Recipe) -> int:
+    """Layers of the stage that has most: evenly divided, or as the LLM API's `pp_partition` says."""
+    stages, said = recipe.engine.parallelism.pipeline, _partition(recipe)
+    return max(said) if said is not None and len(said) == stages else -(-shape.layers // stages)
+
+
+def _partition(recipe: Recipe) -> list[int] | None:
+    said = recipe.serving.engine_args.get("pp_partition") if recipe.engine.builder == "llmapi" else None
+    return said if isinstance(said, list) and said and all(type(layers) is int for layers in said) else None
+
+
 def parallelism_problems(shape: Shape, recipe: Recipe, gpu: Gpu | None = None) -> list[Problem]:
     """All that is wrong with the recipe's parallelism. With `gpu` also what its wiring forbids."""
     return [
@@ -136,7 +147,15 @@ def _tensor_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
 
 
 def _pipeline_problems(shape: Shape, recipe: Recipe) -> list[Problem]:
-    size = recipe.engine.parallelism.pipeline
+    size, said = recipe.engine.parallelism.pipeline, _partition(recipe)
+    if said is not None and (len(said) != size or sum(said) != shape.layers or min(said) < 1):
+        return [
+            Problem(
+                "serving.engine_args.pp_partition",
+                f"{said} does not divide {shape.layers} layers into {size} stages (engine.parallelism.pipeline)",
+                "name the layers of each stage, or leave it out",
+            )
+        ]
     if size > shape.layers:
         return [Problem(_PIPELINE, f"{size} is more than the model's {shape.layers} layers", f"use {shape.layers} or less")]
     if recipe.engine.builder == "tensorrt_llm" and shape.layers % size:

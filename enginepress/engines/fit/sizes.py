@@ -83,3 +83,16 @@ def embedding_bytes(precision: Precision) -> int:
 def cache_bytes(kv_cache: str | None, precision: Precision) -> float:
     """Of one number in the KV cache."""
     return CACHE_BYTES[kv_cache] if kv_cache is not None else activation_bytes(precision)
+
+
+def gib(number: float) -> str:
+    return f"{number / GIB:.1f} GiB"
+
+
+def mib(number: float) -> str:
+    return f"{number / MIB:.0f} MiB"
+
+
+def gb(number: float) -> str:
+    """For weights, which people count in GB."""
+    return f"{number / GB:.0f} GB" if number >= 10 * GB else f"{number / GB:.1f} GB"

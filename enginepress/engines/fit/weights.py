@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginepress.engines.architecture import Shape
-from enginepress.engines.fit.parallelism import attention_ranks, expert_split
+from enginepress.engines.fit.parallelism import attention_ranks, expert_split, stage_layers
 from enginepress.engines.fit.sizes import QUANTIZED_BYTES, SOURCE_BYTES, WEIGHT_BYTES, embedding_bytes
 from enginepress.recipe import Recipe
 
@@ -109,7 +109,7 @@ def _rank_bytes(shape: Shape, recipe: Recipe) -> float:
     """Of the rank that has most."""
     parallelism, precision = recipe.engine.parallelism, recipe.engine.precision
     tensor, weight, plain = parallelism.tensor, WEIGHT_BYTES[precision], embedding_bytes(precision)
-    layers = -(-shape.layers // parallelism.pipeline)
+    layers = stage_layers(shape, recipe)
     with_experts = min(layers, shape.expert_layers)
     matrices = (
         layers * _attention_of_rank(shape, attention_ranks(recipe))

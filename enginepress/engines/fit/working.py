@@ -84,13 +84,16 @@ def cache_share(recipe: Recipe) -> float:
     return share if 0 < share <= 1 else 0.9
 
 
-def cache_pool(recipe: Recipe, memory: int, taken: int, overhead: int) -> int:
+def cache_pool(recipe: Recipe, memory: int, taken: int, overhead: int, *, adapters: int = 0) -> int:
     """Bytes that the KV cache gets of a GPU where weights and activations take `taken`; negative if even those do not fit.
 
     vLLM limits all it uses to a share of all memory; TensorRT-LLM gives the cache a share of what is left.
+
+    Args:
+        adapters: bytes that a cache of LoRA adapters has before.
     """
     share = cache_share(recipe)
     if recipe.engine.builder == "vllm":
         return min(int(memory * share) - taken - CONTEXT_BYTES, memory - taken - overhead)
-    left = memory - taken - overhead
+    left = memory - taken - overhead - adapters
     return int(left * share) if left > 0 else left

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from enginepress.calibration import refuse_unused
 from enginepress.engines.modelopt.fields import FAMILIES, REFUSED, USE_IMAGE, WHERE, model_fields, shape_fields
 from enginepress.engines.quantized import quantization_of
 from enginepress.errors import RecipeError, SourceError, UnsupportedModelError
@@ -143,6 +144,8 @@ def _check_recipe(recipe: Recipe, form: Form) -> None:
             fix="name a local .jsonl or .txt file with a few hundred texts of the kind that the model will see, as "
             "engine.calibration.data",
         )
+    if not needs_calibration(recipe):
+        refuse_unused(engine.calibration, f"{precision} measures no activations")
     if engine.options.convert:
         name = sorted(engine.options.convert)[0]
         raise RecipeError(

@@ -25,7 +25,7 @@ from enginepress.errors import RecipeError, SourceError, UnsupportedModelError
 from enginepress.recipe import Recipe
 
 ELSEWHERE = {
-    "serving": ("engine_args",),
+    "serving": ("engine_args", "slow_path_requests", "threads"),
 }
 """Fields of other builders, refused so that none is silently ignored."""
 
@@ -68,6 +68,17 @@ def check_fields(recipe: Recipe) -> None:
                     where=f"{section}.{field}",
                     fix=f"leave {section}.{field} out; parameters of Triton's model are in serving.parameters",
                 )
+    serving = recipe.serving
+    if not serving.bls and serving.max_concurrent_requests != type(serving).model_fields["max_concurrent_requests"].default:
+        raise RecipeError(
+            "requests are counted by <name>-bls alone; the ensemble takes as many as the engine's queue",
+            where="serving.max_concurrent_requests",
+            fix="leave it out and set serving.parameters.max_queue_size, or set serving.bls: true",
+        )
+    if serving.multi_gpu == "orchestrator" and recipe.engine.parallelism.world_size == 1:
+        raise RecipeError(
+            "an engine on one GPU has no ranks that an orchestrator would start", where="serving.multi_gpu", fix="leave it out"
+        )
 
 
 def check_architecture(config: Mapping[str, Any], target: Target, *, others: list[str]) -> Family:

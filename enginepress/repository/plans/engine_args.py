@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,27 @@ WHERE = "serving.engine_args"
 FRACTIONS = ("gpu_memory_utilization", "free_gpu_memory_fraction")
 """Arguments at any depth that are a share of the memory: above 0 and at most 1."""
 
+NGRAM = ("ngram", "[ngram]")
+"""What vLLM takes in the place of a draft model, to guess from the prompt."""
+
+Wanted = str | list[Any]
+"""What a value must be: see engine_args.yaml."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """An argument whose names depend on one of its values.
+
+    Attributes:
+        by: the name of that value.
+        all: names that every kind takes.
+        of: value -> further names.
+    """
+
+    by: str
+    all: list[str]
+    of: Mapping[str, list[str]]
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -23,10 +44,21 @@ class Arguments:
 
     known: frozenset[str]
     elsewhere: Mapping[str, str]
-    types: Mapping[str, str | list[Any]]
+    refused: Mapping[str, str]
+    types: Mapping[str, Wanted]
     inside: Mapping[str, list[str]]
-    inside_types: Mapping[str, str | list[Any]]
+    kinds: Mapping[str, Kinds]
+    inside_types: Mapping[str, Wanted]
     sources: tuple[str, ...]
+
+    def names_in(self, path: str, value: Mapping[str, Any]) -> list[str] | None:
+        """Names that the argument at this path takes, as this value says what kind it is; None if nothing is known of it."""
+        kinds = self.kinds.get(path)
+        if kinds is None:
+            return self.inside.get(path)
+        kind = value.get(kinds.by)
+        further = kinds.of.get(kind) if isinstance(kind, str) else None
+        return kinds.all + (further if further is not None else [name for names in kinds.of.values() for name in names])
 
 
 @functools.cache
@@ -39,11 +71,29 @@ def load_arguments(builder: Literal["llmapi", "vllm"]) -> Arguments:
     return Arguments(
         frozenset(table["known"]),
         table["elsewhere"],
+        table["refused"],
         table["types"],
-        table.get("inside", {}),
-        table.get("inside_types", {}),
+        table["inside"],
+        {path: Kinds(**kinds) for path, kinds in table.get("kinds", {}).items()},
+        table["inside_types"],
         tuple(table["sources"]),
     )
+
+
+def unknown_names(given: Mapping[str, Any], arguments: Arguments) -> Iterator[tuple[str, str, str]]:
+    """Names inside arguments that nobody knows, at any depth: of what, the name, and which may have been meant."""
+    for name, value in given.items():
+        yield from _unknown_in(str(name), value, arguments)
+
+
+def _unknown_in(path: str, value: Any, arguments: Arguments) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(value, dict):
+        return
+    known = arguments.names_in(path, value)
+    for name, inner in value.items():
+        if known is not None and name not in known:
+            yield path, str(name), nearest(str(name), sorted(known))
+        yield from _unknown_in(f"{path}.{name}", inner, arguments)
 
 
 def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]) -> None:
@@ -56,55 +106,108 @@ def check_engine_args(given: Mapping[str, Any], builder: Literal["llmapi", "vllm
         where = f"{WHERE}.{name}"
         if name in arguments.elsewhere:
             raise RecipeError(f"'{name}' is not set here", where=where, fix=f"set {arguments.elsewhere[name]}")
+        if name in arguments.refused:
+            raise RecipeError(f"'{name}' cannot be set: {arguments.refused[name]}", where=where, fix="leave it out")
         if name not in arguments.known:
             raise RecipeError(
                 f"{builder} is not known to have an argument '{name}'", where=where, fix=nearest(name, sorted(arguments.known))
             )
         _check_value(value, name, where)
-        _check_type(value, arguments.types.get(name), where)
-        for inner in value if name in arguments.inside and isinstance(value, dict) else ():
-            if inner not in arguments.inside[name]:
-                raise RecipeError(
-                    f"{name} is not known to have '{inner}'",
-                    where=f"{where}.{inner}",
-                    fix=nearest(str(inner), arguments.inside[name]),
-                )
+        mapping = name in arguments.inside or name in arguments.kinds
+        _check_type(value, "mapping" if mapping else arguments.types.get(name), where)
+        for path, unknown, near in unknown_names({name: value}, arguments):
+            raise RecipeError(f"{path} is not known to have '{unknown}'", where=f"{WHERE}.{path}.{unknown}", fix=near)
         for inner, content in value.items() if isinstance(value, dict) else ():
+            if (why := arguments.refused.get(f"{name}.{inner}")) is not None:
+                raise RecipeError(f"'{inner}' cannot be set: {why}", where=f"{where}.{inner}", fix="leave it out")
             _check_type(content, arguments.inside_types.get(f"{name}.{inner}"), f"{where}.{inner}")
-    _check_together(given)
+    _check_together(given, builder)
 
 
-def _check_together(given: Mapping[str, Any]) -> None:
+def draft_model(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The argument that names a second model, which speculates, and its folder; None if there is none."""
+    said = given.get("speculative_config")
+    speculation = said if isinstance(said, dict) else {}
+    for name in ("speculative_model", "speculative_model_dir", "model"):
+        folder = speculation.get(name)
+        if isinstance(folder, str) and folder not in NGRAM:
+            return f"{WHERE}.speculative_config.{name}", folder
+    folder = given.get("speculative_model")
+    return (f"{WHERE}.speculative_model", folder) if isinstance(folder, str) and folder not in NGRAM else None
+
+
+def _check_together(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]) -> None:
     """What the LLM API and vLLM refuse when they load, or ignore (tensorrt_llm/llmapi/llm_args.py)."""
     graphs = given.get("cuda_graph_config")
     if isinstance(graphs, dict) and graphs.get("batch_sizes") and graphs.get("max_batch_size"):
         raise RecipeError(
             "batch_sizes and max_batch_size exclude each other", where=f"{WHERE}.cuda_graph_config", fix="leave one of them out"
         )
+    (_check_vllm_adapters if builder == "vllm" else _check_llmapi_adapters)(given)
     speculation = given.get("speculative_config")
-    if not isinstance(speculation, dict):
-        return
+    if builder == "llmapi" and isinstance(speculation, dict):
+        _check_speculation(speculation)
+
+
+def _check_speculation(speculation: Mapping[str, Any]) -> None:
+    where = f"{WHERE}.speculative_config"
     kind = speculation.get("decoding_type")
-    if "decoding_type" in speculation or "speculative_model_dir" in speculation:
-        if kind is None:
-            raise RecipeError(
-                "says no decoding_type, so what it speculates by is not known", where=f"{WHERE}.speculative_config", fix="set it"
-            )
-        for needed in _SPECULATION_NEEDS.get(kind, ()):
-            if speculation.get(needed) is None:
-                raise RecipeError(
-                    f"decoding_type {kind} needs {needed}", where=f"{WHERE}.speculative_config.{needed}", fix="set it"
-                )
+    if kind is None:
+        raise RecipeError("says no decoding_type, so what it speculates by is not known", where=where, fix="set it")
+    if speculation.get("speculative_model") and speculation.get("speculative_model_dir"):
+        raise RecipeError("names the draft model twice", where=f"{where}.speculative_model_dir", fix="leave it out")
+    for needed in _SPECULATION_NEEDS.get(kind, ()):
+        if all(speculation.get(name) is None for name in needed):
+            names = " or ".join(needed)
+            raise RecipeError(f"decoding_type {kind} needs {names}", where=f"{where}.{needed[0]}", fix="set it")
 
 
-_SPECULATION_NEEDS = {
-    "Eagle": ("max_draft_len", "speculative_model_dir"),
-    "DraftTarget": ("max_draft_len", "speculative_model_dir"),
-    "NGram": ("max_draft_len",),
+_DRAFT = (("max_draft_len",), ("speculative_model_dir", "speculative_model"))
+_SPECULATION_NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    **dict.fromkeys(("Eagle", "Eagle3", "DraftTarget", "Draft_Target"), _DRAFT),
+    "NGram": (("max_draft_len",),),
 }
+"""Kind -> names that must be there; of several, one. The folder's older name is understood by old and new releases."""
 
 
-def _check_type(value: Any, wanted: str | list[Any] | None, where: str) -> None:
+def _check_llmapi_adapters(given: Mapping[str, Any]) -> None:
+    if "peft_cache_config" in given and not adapters(given):
+        raise RecipeError(
+            "has no effect without enable_lora or lora_config",
+            where=f"{WHERE}.peft_cache_config",
+            fix="set serving.engine_args.enable_lora: true, or leave it out",
+        )
+
+
+def adapters(given: Mapping[str, Any]) -> bool:
+    """Whether LoRA adapters are asked of the LLM API."""
+    return given.get("enable_lora") is True or given.get("lora_config") is not None
+
+
+_VLLM_ADAPTERS = (
+    *("max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype", "lora_extra_vocab_size", "lora_target_modules"),
+    *("fully_sharded_loras", "enable_lora_bias", "long_lora_scaling_factors", "default_mm_loras", "specialize_active_lora"),
+    *("enable_tower_connector_lora", "enable_mixed_moe_lora_format"),
+)
+
+
+def _check_vllm_adapters(given: Mapping[str, Any]) -> None:
+    """Triton's vLLM model does not load with enable_lora and without multi_lora.json beside model.json."""
+    if given.get("enable_lora") is True:
+        raise RecipeError(
+            "Triton's vLLM model reads its adapters from multi_lora.json in the version folder, and a release has no adapters: "
+            "it would not load",
+            where=f"{WHERE}.enable_lora",
+            fix="leave it out, or name a checkpoint with the adapter merged into it",
+        )
+    for name in _VLLM_ADAPTERS:
+        if name in given:
+            raise RecipeError(
+                f"'{name}' is for LoRA adapters, which a vllm release does not have", where=f"{WHERE}.{name}", fix="leave it out"
+            )
+
+
+def _check_type(value: Any, wanted: Wanted | None, where: str) -> None:
     if wanted is None or value is None:
         return
     if wanted == "bool":
@@ -113,8 +216,27 @@ def _check_type(value: Any, wanted: str | list[Any] | None, where: str) -> None:
     elif wanted == "mapping":
         if not isinstance(value, dict):
             raise RecipeError(f"is {value!r}; it must be a mapping of names to values", where=where)
+    elif wanted == "folders":
+        if not isinstance(value, list):
+            raise RecipeError(f"is {value!r}; it must be a list of folders", where=where)
+        for folder in value:
+            _check_folder(folder, where)
+    elif wanted in ("folder", "draft"):
+        if wanted == "folder" or value not in NGRAM:
+            _check_folder(value, where)
     elif not any(value == choice and type(value) is type(choice) for choice in wanted):
         raise RecipeError(f"is {value!r}; it must be one of: {', '.join(map(_shown, wanted))}", where=where)
+
+
+def _check_folder(value: Any, where: str) -> None:
+    """A name of a hub's would be fetched by the server when it loads: by no digest, and at a time that nobody chose."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise RecipeError(
+            f"is {value!r}, which is no absolute path: the server would download it when it loads, and nobody would have "
+            "verified it",
+            where=where,
+            fix="name a folder of the machine that serves, from / on",
+        )
 
 
 def _shown(choice: Any) -> str:

@@ -197,6 +197,7 @@ def check_together(recipe: Recipe, given: Mapping[Parameter, str]) -> None:
         )
         raise _refusal("enable_chunked_context", f"needs options.build.use_paged_context_fmha, which {why}")
     _check_speculation(recipe, mode)
+    _check_no_effect(recipe, given)
     _check_devices(recipe, given, world)
 
 
@@ -217,6 +218,32 @@ def _check_speculation(recipe: Recipe, mode: str | None) -> None:
             + " (engine.options.build.speculative_decoding_mode)",
             fix=f"set engine.options.build.speculative_decoding_mode: {needed} and max_draft_len, or leave decoding_mode out",
         )
+
+
+def _check_no_effect(recipe: Recipe, given: Mapping[Parameter, str]) -> None:
+    """Parameters that nothing reads without another field."""
+    build = recipe.engine.options.build
+    without = {
+        "options.build.lora_plugin": build.get("lora_plugin", "disable") not in (False, "disable"),
+        "serving.bls": recipe.serving.bls,
+        "cuda_graph_mode": _of(given, "cuda_graph_mode") == "true",
+        "options.build.speculative_decoding_mode: draft_tokens_external": (
+            build.get("speculative_decoding_mode") == "draft_tokens_external"
+        ),
+    }
+    for name, needed in _NEEDS.items():
+        if _of(given, name) not in (None, "false") and not without[needed]:
+            raise _refusal(name, f"has no effect without {needed}", fix=f"leave it out, or set {needed}")
+
+
+_LORA = ("optimal_adapter_size", "max_adapter_size", "gpu_memory_fraction", "host_memory_bytes")
+_NEEDS = {
+    **{f"lora_cache_{name}": "options.build.lora_plugin" for name in _LORA},
+    "lora_prefetch_dir": "options.build.lora_plugin",
+    "bls_instance_count": "serving.bls",
+    "cuda_graph_cache_size": "cuda_graph_mode",
+    "speculative_decoding_fast_logits": "options.build.speculative_decoding_mode: draft_tokens_external",
+}
 
 
 def _check_devices(recipe: Recipe, given: Mapping[Parameter, str], world: int) -> None:

@@ -63,6 +63,17 @@ from tests.engines.tensorrt_llm.samples import checkpoint, config, recipe
         ),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, UnsupportedModelError, "quantized already", None),
         ({}, {"serving": {"engine_args": {"max_model_len": 1}}}, RecipeError, "no use for 'engine_args'", "leave"),
+        ({}, {"serving": {"threads": 4}}, RecipeError, "no use for 'threads'", "leave"),
+        ({}, {"serving": {"slow_path_requests": 4}}, RecipeError, "no use for 'slow_path_requests'", "leave"),
+        ({}, {"serving": {"max_concurrent_requests": 4}}, RecipeError, "counted by <name>-bls alone", "max_queue_size"),
+        ({}, {"serving": {"multi_gpu": "orchestrator"}}, RecipeError, "engine on one GPU has no ranks", "leave it out"),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 4}},
+            {"calibration": {"data": "/texts.txt"}},
+            RecipeError,
+            "nothing is calibrated: the checkpoint is quantized already",
+            "leave",
+        ),
         (
             {"architecture": "MambaForCausalLM"},
             {"kv_cache": "int8"},

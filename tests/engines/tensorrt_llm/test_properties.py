@@ -11,6 +11,7 @@ from enginepress.engines.tensorrt_llm import places
 from enginepress.engines.tensorrt_llm.build_command import plan_build
 from enginepress.engines.tensorrt_llm.convert_command import plan_conversion
 from enginepress.engines.tensorrt_llm.options import command_line
+from enginepress.engines.tensorrt_llm.quantize_rules import CALIBRATED
 from enginepress.recipe import Recipe
 from tests.engines.tensorrt_llm.lines import taken, unless_refused
 from tests.engines.tensorrt_llm.samples import ALL, CALIBRATION, RELEASES, config, recipe
@@ -70,7 +71,8 @@ def _recipes(draw: st.DrawFn) -> Recipe:
         "limits": limits,
         "options": {"convert": draw(_some(_CONVERT_OPTIONS)), "build": draw(_some(_BUILD_OPTIONS))},
     }
-    if draw(st.sampled_from([True, True, False])):
+    wanted = engine["precision"] in CALIBRATED or engine["kv_cache"] is not None
+    if wanted == draw(st.sampled_from([True, True, True, False])):
         engine["calibration"] = CALIBRATION
     return recipe(**engine)
 

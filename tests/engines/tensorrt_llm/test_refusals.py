@@ -17,6 +17,35 @@ from tests.engines.tensorrt_llm.samples import CALIBRATION, config, recipe
     [
         ("LlamaForCausalLM", "1.2.1", {"precision": "fp8"}, "engine.calibration", "no texts", "engine.calibration.data"),
         ("LlamaForCausalLM", "1.2.1", {"kv_cache": "int8"}, "engine.calibration", "KV cache in int8", "downloaded"),
+        ("LlamaForCausalLM", "1.2.1", {"calibration": CALIBRATION}, "engine.calibration", "float16 measures no", "leave"),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"precision": "int4", "calibration": CALIBRATION},
+            "engine.calibration",
+            "nothing is calibrated: int4 measures no activations",
+            "leave engine.calibration out",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {"precision": "fp8", "calibration": CALIBRATION, "options": {"convert": {"use_fp8_rowwise": True}}},
+            "engine.calibration",
+            "fp8 with use_fp8_rowwise measures no activations",
+            "leave",
+        ),
+        (
+            "LlamaForCausalLM",
+            "1.2.1",
+            {
+                "precision": "int8_sq",
+                "calibration": {**CALIBRATION, "batch_size": 4},
+                "options": {"convert": {"smoothquant": 0.5}},
+            },
+            "engine.calibration.batch_size",
+            "is not known to have --batch_size",
+            "the tool decides that itself",
+        ),
         (
             "LlamaForCausalLM",
             "1.2.1",

@@ -88,7 +88,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"parameters": {"kv_cache_free_gpu_mem_fraction": 0.5, "enable_kv_cache_reuse": True, "kv_cache_host_memory_bytes": 1}},
     ),
-    "LoRA": ({}, {"parameters": {"lora_cache_max_adapter_size": 64, "lora_cache_gpu_memory_fraction": 0.05}}),
+    "LoRA": (
+        {"options": {"build": {"lora_plugin": "auto"}}},
+        {"parameters": {"lora_cache_max_adapter_size": 64, "lora_cache_gpu_memory_fraction": 0.05}},
+    ),
     "medusa": (speculating("medusa"), {"parameters": {"decoding_mode": "medusa", "medusa_choices": "{0}, {0, 0}, {1}"}}),
     "eagle": (speculating("eagle"), {"parameters": {"decoding_mode": "eagle", "eagle_choices": "{0},{0,0}"}}),
     "redrafter": (speculating("explicit_draft_tokens"), {"parameters": {"decoding_mode": "redrafter"}}),
@@ -228,6 +231,11 @@ def test_a_newer_generation_has_the_newer_names(tmp_path: Path) -> None:
         ({"executor_worker_path": "/opt/${worker}"}, "placeholders", ""),
         ({"batching_strategy": "inflight_batching", "gpt_model_type": "inflight_batching"}, "is the same parameter", ""),
         ({"num_nodes": 2}, "engine.gpu.nodes is 1", ""),
+        ({"lora_cache_max_adapter_size": 8}, "has no effect without options.build.lora_plugin", "leave it out"),
+        ({"lora_prefetch_dir": "/adapters"}, "has no effect without options.build.lora_plugin", "leave it out"),
+        ({"bls_instance_count": 2}, "has no effect without serving.bls", "or set serving.bls"),
+        ({"cuda_graph_cache_size": 9, "cuda_graph_mode": False}, "has no effect without cuda_graph_mode", ""),
+        ({"speculative_decoding_fast_logits": True}, "has no effect without options.build.speculative_decoding_mode", ""),
     ],
 )
 def test_bad_parameters_are_refused_with_value_and_remedy(parameters: dict[str, Any], said: str, fix: str) -> None:
