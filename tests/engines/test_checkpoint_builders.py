@@ -299,6 +299,15 @@ def test_fields_of_the_recipe_become_the_arguments_that_are_set_elsewhere(builde
     assert set(made) <= set(load_arguments(builder).elsewhere) | load_arguments(builder).known  # type: ignore[arg-type]
 
 
+def test_vllms_share_of_the_memory_is_written_out_since_its_default_moved() -> None:
+    from enginepress.engines.fit.working import cache_share
+    from enginepress.repository.plans import vllm
+
+    for given, share in (({}, 0.9), ({"gpu_memory_utilization": 0.5}, 0.5)):
+        asked = recipe("vllm", engine_args=given)
+        assert vllm.arguments(asked)["gpu_memory_utilization"] == cache_share(asked) == share
+
+
 H100, A100 = {"name": "H100-SXM5-80GB"}, {"name": "A100-SXM4-80GB"}
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
 

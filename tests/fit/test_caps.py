@@ -211,6 +211,13 @@ def test_the_llm_apis_cache_for_adapters_is_taken_before_the_kv_cache() -> None:
     assert by_share.cache_pool == pytest.approx(0.75 * plain.cache_pool, abs=2)
 
 
+@pytest.mark.parametrize(("samples", "more", "said"), [(33, {}, True), (32, {}, False), (33, {"converter": "modelopt"}, False)])
+def test_texts_that_awq_does_not_take_are_said_to_be_left(samples: int, more: dict[str, Any], said: bool) -> None:
+    texts = {"data": "/texts.txt", "samples": samples}
+    plan = plan_of("llama-3-8b", recipe("L40S", precision="int4_awq", calibration=texts, **more))
+    assert ("quantize.py measures int4_awq with 32 texts, not 33" in plan.notes) is said
+
+
 def test_the_stage_with_most_layers_is_planned_where_the_recipe_divides_them() -> None:
     def plan(layers: list[int] | None) -> FitPlan:
         serving = {"engine_args": {"pp_partition": layers}} if layers else {}

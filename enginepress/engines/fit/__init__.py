@@ -3,7 +3,8 @@
     plan(config, weight_bytes, recipe, gpu, container) -> FitPlan      everything, as a value; never raises for what does not fit
     check(config, recipe, weight_bytes=None)                           raises what `plan` found, for builders
 
-Sizes of the formulas' sources stand where the formulas are: `weights`, `cache`, `working`, `host`, `parallelism`.
+The formulas' sources stand where the formulas are: `weights`, `cache`, `working`, `draft`, `adapters`, `host`, `parallelism`;
+the commits at which they were read, in docs/plan.md.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from enginepress.engines.prompts import why_whole
 
 if TYPE_CHECKING:
     from enginepress.engines.fit.gpu_plan import FitPlan
+    from enginepress.recipe import Recipe
 
 
 def notes_of(plan: FitPlan) -> list[str]:
@@ -30,6 +31,8 @@ def notes_of(plan: FitPlan) -> list[str]:
     if plan.adapters is not None:
         each = f"rank {plan.adapters.rank} ({mib(plan.adapters.adapter)} each)"
         notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once")
+    if (left := _texts_left(plan.recipe)) is not None:
+        notes.append(left)
     if plan.shape.windowed_layers and plan.cache.window is None:
         why = (
             "though vLLM may keep less" if engine.builder == "vllm" else "since the runtime keeps them unless it is told a window"
@@ -56,6 +59,18 @@ def notes_of(plan: FitPlan) -> list[str]:
     if engine.gpu is not None and engine.gpu.nodes > 1:
         notes.append("on several nodes the release is unserved: nothing has asked it anything before it is published")
     return notes
+
+
+def _texts_left(recipe: Recipe) -> str | None:
+    """quantize.py takes a few texts for AWQ, whatever it is told."""
+    from enginepress.engines.tensorrt_llm.quantize_rules import AWQ_SAMPLES
+
+    engine = recipe.engine
+    if engine.builder != "tensorrt_llm" or engine.converter != "image" or engine.precision not in ("int4_awq", "w4a8_awq"):
+        return None
+    if engine.calibration is None or engine.calibration.samples <= AWQ_SAMPLES:
+        return None
+    return f"quantize.py measures {engine.precision} with {AWQ_SAMPLES} texts, not {engine.calibration.samples}"
 
 
 def whole(plan: FitPlan) -> str | None:

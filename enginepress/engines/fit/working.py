@@ -1,9 +1,9 @@
 """What a rank needs of its GPU beside weights and KV cache: activations, and what CUDA, the driver and the runtime take.
 
 Both are ESTIMATES. That activations grow with max_num_tokens, that one layer's are reused by all, and that tensor parallelism
-divides the inner ones: NVIDIA/TensorRT-LLM docs/source/legacy/reference/memory.md, "Activation size". The factors are fitted
-to the one complete log in that document (7B, 8192 tokens, 80 GB GPU): execution context 1134 MiB, runtime buffers and decoder
-224 MiB, 79.10 GiB of 81559 MiB visible, 70.48 GiB left after an engine of 6695 MiB.
+divides the inner ones: NVIDIA/TensorRT-LLM docs/source/legacy/reference/memory.md, "Activation size" (commits: docs/plan.md).
+The factors are fitted to the one complete log in that document (7B, 8192 tokens, 80 GB GPU): execution context 1134 MiB, runtime
+buffers and decoder 224 MiB, 79.10 GiB of 81559 MiB visible, 70.48 GiB left after an engine of 6695 MiB.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enginepress.engines.architecture import Shape
 from enginepress.engines.fit.sizes import GIB, activation_bytes
 from enginepress.engines.prompts import tokens_of
 from enginepress.recipe import Recipe
+from enginepress.repository.plans.vllm import GPU_SHARE
 
 HIDDEN_COPIES = 4
 """Tensors of the hidden size that are alive at once: residual, normed input, output, and one being exchanged."""
@@ -67,7 +68,8 @@ def overhead_of(recipe: Recipe, memory: int) -> int:
 def cache_share(recipe: Recipe) -> float:
     """Share of the memory left after loading that the KV cache gets (for vLLM: share of all memory that it uses).
 
-    TensorRT-LLM: 0.9 unless said otherwise (memory.md, "KV cache tensor"); vLLM: `gpu_memory_utilization`, 0.9.
+    TensorRT-LLM: 0.9 unless said otherwise (memory.md, "KV cache tensor"); vLLM: `gpu_memory_utilization`, which is written out
+    (`enginepress.repository.plans.vllm`).
     """
     serving = recipe.serving
     if recipe.engine.builder == "tensorrt_llm":
@@ -76,7 +78,7 @@ def cache_share(recipe: Recipe) -> float:
         config = serving.engine_args.get("kv_cache_config")
         value = config.get("free_gpu_memory_fraction", 0.9) if isinstance(config, dict) else 0.9
     else:
-        value = serving.engine_args.get("gpu_memory_utilization", 0.9)
+        value = serving.engine_args.get("gpu_memory_utilization", GPU_SHARE)
     try:
         share = float(value)
     except (TypeError, ValueError):

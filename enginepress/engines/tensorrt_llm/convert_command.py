@@ -18,7 +18,7 @@ from enginepress.engines.tensorrt_llm.architectures import ARCHITECTURES, FAMILI
 from enginepress.engines.tensorrt_llm.flags import Contract
 from enginepress.engines.tensorrt_llm.model import compute_type
 from enginepress.engines.tensorrt_llm.options import Arguments, command_line, merge_options
-from enginepress.engines.tensorrt_llm.quantize_rules import CALIBRATED, check_quantize
+from enginepress.engines.tensorrt_llm.quantize_rules import AWQ_SAMPLES, CALIBRATED, check_quantize
 from enginepress.errors import RecipeError
 from enginepress.recipe import Calibration, Recipe
 
@@ -37,9 +37,6 @@ QFORMATS = {
 """The recipe's precisions by quantize.py's names."""
 
 FLOATS = ("float32", "float16", "bfloat16")
-AWQ_SAMPLES = 32
-"""quantize.py takes no more for AWQ, whatever it is told (`quantize_and_export`)."""
-
 _BY_SCRIPT = {"use_fp8_rowwise": "fp8", "smoothquant": "int8_sq"}
 """Options that choose the script's own way of making a precision, instead of quantize.py."""
 

@@ -13,6 +13,9 @@ from enginepress.recipe import Recipe
 CALIBRATED = ("fp8", "nvfp4", "int8_sq", "int4_awq", "w4a8_awq")
 """Precisions that are made with texts."""
 
+AWQ_SAMPLES = 32
+"""quantize.py takes no more for AWQ, whatever it is told (`quantize_and_export`)."""
+
 _AWQ = ("int4_awq", "w4a8_awq")
 _AWQ_BLOCKS = ("64", "128")
 """For which TensorRT-LLM has kernels (fpA_intB_gemm_template.h)."""

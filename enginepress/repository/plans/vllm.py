@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 """Folder of the version folder that holds the checkpoint."""
 
+GPU_SHARE = 0.9
+"""Of the GPU's memory that vLLM uses. Written out, since its default moved: 0.9 up to 0.19.0 at least, 0.92 in 0.24.0
+(vllm/config/cache.py), and the plan counts on it."""
+
 
 def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
     check_engine_args(recipe.serving.engine_args, "vllm")
@@ -34,6 +38,7 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
         "tensor_parallel_size": spread.tensor,
         "pipeline_parallel_size": spread.pipeline,
         "max_num_seqs": limits.max_batch_size,
+        "gpu_memory_utilization": GPU_SHARE,
     }
     optional = {
         "kv_cache_dtype": engine.kv_cache,
