@@ -1,4 +1,4 @@
-"""Files and folders: contained paths, hashes, copies that are hashed and synced, atomic writes.
+"""Files and folders: contained paths, hashes, atomic writes, what is made durable.
 
 The digest of a folder (`content_digest`) is the sha256 of the canonical JSON of its files' paths, sizes and sha256,
 sorted by path. Empty folders, times and owners do not count.
@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -110,27 +110,6 @@ def hash_folder(folder: Path) -> tuple[FileEntry, ...]:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         hashes = pool.map(lambda path: hash_file(folder / path), paths)
         return tuple(FileEntry(p, (folder / p).stat().st_size, sha256) for p, sha256 in zip(paths, hashes, strict=True))
-
-
-def copy_hashed(source: Path, target: Path, *, progress: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """Copies a file, hashing the same bytes that are written, and syncs it.
-
-    Returns:
-        Size in bytes and sha256 (hex) of what was written.
-    """
-    digest = hashlib.sha256()
-    size = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(source, "rb") as reader, open(target, "xb") as writer:
-        while block := reader.read(CHUNK_BYTES):
-            digest.update(block)
-            writer.write(block)
-            size += len(block)
-            if progress is not None:
-                progress(len(block))
-        writer.flush()
-        os.fsync(writer.fileno())
-    return size, digest.hexdigest()
 
 
 def make_folders(folder: Path) -> None:

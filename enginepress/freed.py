@@ -31,7 +31,10 @@ def freed_bytes(folders: Iterable[Path]) -> int:
         for base, _, entries in os.walk(folder):
             for entry in entries:
                 path = Path(base, entry)
-                found = path.lstat()
+                try:
+                    found = path.lstat()
+                except FileNotFoundError:  # somebody else removes it
+                    continue
                 inode = (found.st_dev, found.st_ino)
                 names[inode] += 1
                 files[inode] = (path, found)

@@ -15,8 +15,6 @@ from enginepress.files import (
     commit_folder,
     contained_path,
     content_digest,
-    copy_hashed,
-    hash_file,
     hash_folder,
     remove_tree,
     write_atomic,
@@ -62,15 +60,6 @@ def test_the_digest_of_a_folder_depends_on_names_and_bytes_only(tmp_path: Path) 
     assert same == content_digest(hash_folder(tmp_path / "b"))
     (tmp_path / "b" / "sub" / "x").write_text("sane")
     assert same != content_digest(hash_folder(tmp_path / "b"))
-
-
-def test_a_copy_reports_the_digest_of_what_it_wrote(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(os.urandom(20_000_000))
-    size, digest = copy_hashed(tmp_path / "a", tmp_path / "sub" / "b")
-    assert size == 20_000_000
-    assert digest == hash_file(tmp_path / "sub" / "b") == hash_file(tmp_path / "a")
-    with pytest.raises(FileExistsError):
-        copy_hashed(tmp_path / "a", tmp_path / "sub" / "b")
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("--older-than", metavar="TIME", help="Workspace: remove what was not used for so long, as 30d.")
 @click.option("--grace", metavar="TIME", help="Nothing that was used more recently is removed.  [default: 1h]")
 @click.option("--dry-run", is_flag=True, help="Only show what would go, and how much it frees.")
+@click.option(
+    "--single-writer", is_flag=True, help="Nobody else writes to the store at the same time: for S3 servers that need it."
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 def prune(
@@ -39,6 +42,7 @@ def prune(
     older_than: str | None,
     grace: str | None,
     dry_run: bool,
+    single_writer: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -52,14 +56,15 @@ def prune(
     if (target is None) == (workspace is None):
         raise UsageError("prunes a store or a workspace", fix="name a recipe, STORE or STORE/MODEL, or say `--workspace DIR`")
     if workspace is not None:
-        if keep is not None or younger_than is not None:
-            raise UsageError("--keep and --younger-than are about releases", fix="say `--max-size` or `--older-than`")
+        if keep is not None or younger_than is not None or single_writer:
+            problem = "--keep, --younger-than and --single-writer are about releases"
+            raise UsageError(problem, fix="say `--max-size` or `--older-than`")
         _workspace(workspace, max_size, older_than, grace, _Asking(dry_run, yes, as_json))
         return
     if max_size is not None or older_than is not None:
         raise UsageError("--max-size and --older-than are about a workspace", fix="say `--keep` or `--younger-than`")
     assert target is not None
-    _stores(target, keep, younger_than, grace, _Asking(dry_run, yes, as_json))
+    _stores(_meant(target, single_writer), keep, younger_than, grace, _Asking(dry_run, yes, as_json))
 
 
 class _Asking:
@@ -85,13 +90,17 @@ class _Asking:
 # Stores -----------------------------------------------------------------------------------------------------------------
 
 
-def _stores(target: str, keep: int | None, younger_than: str | None, grace: str | None, asking: _Asking) -> None:
+Meant = tuple[list["Store"], str, "Retention | None"]
+"""The stores, the model and the recipe's rules."""
+
+
+def _stores(meant: Iterator[Meant], keep: int | None, younger_than: str | None, grace: str | None, asking: _Asking) -> None:
     from enginepress.quantities import size_text
     from enginepress.steps.prune import Pruned, plan_prune, policy_of
     from enginepress.steps.prune import prune as remove
 
     plans: list[tuple[Policy, list[StorePlan]]] = []
-    for stores, model, retention in _meant(target):
+    for stores, model, retention in meant:
         policy = policy_of(retention, keep, younger_than, grace)
         plans.append((policy, plan_prune(stores, model, policy)))
     every = [plan for _, some in plans for plan in some]
@@ -115,18 +124,18 @@ def _stores(target: str, keep: int | None, younger_than: str | None, grace: str 
         sys.exit(1)
 
 
-def _meant(target: str) -> Iterator[tuple[list[Store], str, Retention | None]]:
-    """The stores, the model and the recipe's rules, for each model that is meant."""
+def _meant(target: str, single_writer: bool) -> Iterator[Meant]:
     from enginepress.recipe_file import absolute_file_url, is_recipe_file
     from enginepress.steps.prune import models_at, stored_retention
-    from enginepress.stores.open import open_store
+    from enginepress.stores.open import as_single_writer, open_store
 
     if is_recipe_file(target):
         recipe = load_target(target)
-        yield [open_store(s) for s in recipe.stores], recipe.name, recipe.retention
+        settings = [as_single_writer(s) if single_writer else s for s in recipe.stores]
+        yield [open_store(s) for s in settings], recipe.name, recipe.retention
         return
-    store, models = models_at(absolute_file_url(target if "://" in target else f"file://{target}", Path.cwd()))
-    for model in models:
+    url = absolute_file_url(target if "://" in target else f"file://{target}", Path.cwd())
+    for store, model in models_at(url, single_writer=single_writer):
         yield [store], model, stored_retention(store, model)
 
 

@@ -31,12 +31,16 @@ def extra_headers() -> dict[str, str]:
 
 
 class HttpConnection:
-    """Sends one request at a time to `address` ("host:port"); opens the connection again when the server has closed it."""
+    """Sends one request at a time to `address` ("host:port"); opens the connection again when the server has closed it.
+
+    An IPv6 address stands in brackets, "[::1]:8000".
+    """
 
     def __init__(self, address: str, *, timeout_s: float) -> None:
         self.address = address
         host, _, port = address.rpartition(":")
-        self._connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+        # Given a port, http.client looks the host up with its brackets.
+        self._connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
         self._headers = extra_headers()
 
     def __enter__(self) -> HttpConnection:
@@ -98,7 +102,10 @@ class HttpConnection:
             said = "closed the connection in the middle of an answer"
         else:
             said = f"cannot be reached: {error}"
-        return ServerError(f"the server {said}", where=self.url(path), fix="look at the server's log")
+        fix = "look at the server's log"
+        if "cannot be reached" in said:
+            fix = "is Triton running there, and is this the port of its HTTP service (8000, if nobody said otherwise)?"
+        return ServerError(f"the server {said}", where=self.url(path), fix=fix)
 
 
 def error_text(status: int, answer: Any) -> str:

@@ -6,7 +6,7 @@ signature, is copied from it. What is damaged is not mended from elsewhere by it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 
 from enginepress.errors import EnginepressError, StoreError
@@ -15,6 +15,7 @@ from enginepress.signing import RECORD as SIGNATURE
 from enginepress.steps.backup import copy_release
 from enginepress.steps.finding import REPAIR, Finding
 from enginepress.steps.promote import activate, operator
+from enginepress.steps.readers_view import view_troubles
 from enginepress.steps.signing import require_signature, signature_state, trust_of
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
@@ -29,9 +30,11 @@ def examine_stores(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterat
     for store in (primary, *others):
         yield _whole(store, recipe.name)
         yield from _strays(store, recipe.name, repair)
+    yield from _own_channels(primary, recipe, repair)
     for store in others:
         yield from _agreement(primary, store, recipe.name)
         yield from _channels_like(primary, store, recipe, workspace, repair)
+        yield from _own_channels(store, recipe, repair, but=_names(primary, recipe.name))
     yield from _signatures(primary, others, recipe, repair)
 
 
@@ -109,24 +112,63 @@ def _channels_like(primary: Store, store: Store, recipe: Recipe, workspace: Work
     try:
         there = store.channels(name)
         for channel, number in primary.channels(name).items():
-            if there.get(channel) == number:
-                continue
-            what = f"channel {channel} in {store.url}"
-            if repair:
-                copied = copy_release(
-                    primary, store, primary.manifest(name, number), workspace, primary=primary.url, progress=None
-                )
-                if copied and (bundle := primary.read_record(name, number, SIGNATURE)) is not None:
-                    store.write_record(name, number, SIGNATURE, bundle)
-                require_signature(store, name, number, trust_of(recipe))
-                activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
-                yield Finding("mended", what, f"moved to release {number}" + (", which was copied there" if copied else ""))
-            else:
-                here = there.get(channel)
+            what, here = f"channel {channel} in {store.url}", there.get(channel)
+            problem = _what_readers_miss(store, name, channel, number) if here == number else None
+            if here != number:
                 is_on = "is not there" if here is None else f"is on release {here}"
-                yield Finding("error", what, f"{is_on}; in the primary store it is on {number}", REPAIR)
+                problem = f"{is_on}; in the primary store it is on {number}"
+            if problem is None:
+                continue
+            if not repair:
+                yield Finding("error", what, problem, REPAIR)
+                continue
+            copied = copy_release(primary, store, primary.manifest(name, number), workspace, primary=primary.url, progress=None)
+            if copied and (bundle := primary.read_record(name, number, SIGNATURE)) is not None:
+                store.write_record(name, number, SIGNATURE, bundle)
+            require_signature(store, name, number, trust_of(recipe))
+            activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
+            done = f"made anew on release {number}" if here == number else f"moved to release {number}"
+            yield Finding("mended", what, done + (", which was copied there" if copied else ""))
     except EnginepressError as error:
         yield Finding("error", f"channels in {store.url}", str(error), error.fix)
+
+
+def _own_channels(store: Store, recipe: Recipe, repair: bool, *, but: Collection[str] = ()) -> Iterator[Finding]:
+    """Channels that lead nowhere, or to something else than the release that they name."""
+    name = recipe.name
+    try:
+        for channel, number in store.channels(name).items():
+            if channel in but or (problem := _what_readers_miss(store, name, channel, number)) is None:
+                continue
+            what = f"channel {channel} in {store.url}"
+            if repair and number in store.numbers(name):
+                require_signature(store, name, number, trust_of(recipe))
+                activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
+                yield Finding("mended", what, f"made anew on release {number}")
+            else:
+                gone = f"point it to a release that is there: `enginepress promote … --channel {channel}`"
+                yield Finding("error", what, problem, REPAIR if number in store.numbers(name) else gone)
+    except EnginepressError as error:
+        yield Finding("error", f"channels in {store.url}", str(error), error.fix)
+
+
+def _what_readers_miss(store: Store, name: str, channel: str, number: int) -> str | None:
+    """What is wrong with a channel that names this release, for those who read it."""
+    try:
+        store.channel(name, channel)
+    except StoreError as error:
+        return str(error)
+    try:
+        return next(view_troubles(store, name, channel, number), None)
+    except StoreError:
+        return None  # the release itself is damaged, which is told of the store
+
+
+def _names(store: Store, name: str) -> Collection[str]:
+    try:
+        return store.channels(name)
+    except EnginepressError:
+        return ()  # told where the store's own channels are looked at
 
 
 # Signatures -----------------------------------------------------------------------------------------------------------

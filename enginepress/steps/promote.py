@@ -106,6 +106,7 @@ def move_channel(
             where=stores[0].url,
             fix="run its recipe with checks.served: true where it can be served; the release stays the same and is gated then",
         )
+    _check_expected(stores[0], recipe.name, channel, number, expect)
     for store in stores:
         require_signature(store, recipe.name, number, trust_of(recipe, trust))
     for store in stores:
@@ -123,6 +124,18 @@ def move_channel(
         ) from None
     # Last, so that a run that could not move the alias tries again.
     stores[0].write_record(recipe.name, number, promotion_record(channel), {"who": who, "why": why})
+
+
+def _check_expected(store: Store, model: str, channel: str, number: int, expect: int | EllipsisType | None) -> None:
+    """What `Store.activate` does not see, since a channel that is where it shall be is not moved."""
+    if isinstance(expect, EllipsisType) or expect == number or store.channels(model).get(channel) != number:
+        return
+    expected = f"release {expect}" if expect is not None else "no release"
+    raise StoreError(
+        f"channel {channel} of {model} is on release {number} already, not on {expected}: somebody moved it meanwhile",
+        where=store.url,
+        fix=f"if that is what you want, `--expect {number}` finishes what may lack: other stores, MLflow's alias",
+    )
 
 
 def where_it_is(recipe: Recipe, channel: str) -> int | None:

@@ -21,7 +21,8 @@ from enginepress.errors import StoreError, UsageError
 from enginepress.quantities import parse_duration
 from enginepress.recipe import Retention
 from enginepress.steps.catalogue import refuse_backup
-from enginepress.stores.open import open_url
+from enginepress.steps.stored_recipe import recipe_in
+from enginepress.stores.open import as_single_writer, open_store, open_url
 from enginepress.stores.store import Store
 
 GRACE_SECONDS = 3600.0
@@ -134,11 +135,13 @@ def prune(plans: Sequence[StorePlan], policy: Policy, on_removed: Callable[[Stor
     """Removes what was planned, as far as it is still to go: channels may have moved since. Oldest first.
 
     Raises:
-        StoreError: if a store cannot be read or written.
+        StoreError: if a store cannot be read or written, or demands a single writer; nothing was removed then.
     """
     if not plans:
         return []
     again = plan_prune([plan.store for plan in plans], plans[0].model, policy)
+    for plan in again:
+        plan.store.check_removable()
     done = []
     for before, plan in zip(plans, again, strict=True):
         plan.store.sweep(plan.model)
@@ -150,7 +153,8 @@ def prune(plans: Sequence[StorePlan], policy: Policy, on_removed: Callable[[Stor
             try:
                 plan.store.remove(plan.model, fate.release)
             except StoreError as error:
-                result.refused[fate.release] = str(error)
+                if fate.release in plan.store.numbers(plan.model):  # else another prune was faster
+                    result.refused[fate.release] = str(error)
                 continue
             result.removed.append(fate.release)
             if on_removed is not None:
@@ -175,6 +179,8 @@ def _plan(store: Store, model: str, policy: Policy, needed: Mapping[int, Sequenc
             elif age < policy.grace:
                 reasons.append("just published")
         except StoreError as error:
+            if number not in store.numbers(model):
+                continue  # another prune was faster
             reasons.append(f"damaged: {error.message}")
         if number in newest:
             reasons.append("new")
@@ -202,19 +208,31 @@ def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
 
 
-def models_at(url: str) -> tuple[Store, list[str]]:
-    """The store and the models that are meant: all of STORE, or the one of STORE/MODEL.
+def models_at(url: str, *, single_writer: bool = False) -> list[tuple[Store, str]]:
+    """The models that are meant, all of STORE or the one of STORE/MODEL, each with the store as its own recipe has it.
+
+    Args:
+        single_writer: the operator vouches that nobody else writes to it at the same time.
 
     Raises:
         StoreError: if neither has anything published.
     """
     url = url.rstrip("/")
-    store = open_url(url)
-    if models := store.models():
-        return store, models
+    store = open_url(url, single_writer=single_writer)
+    models = store.models()
     base, _, model = url.rpartition("/")
-    if base.partition("://")[2].strip("/"):
-        store = open_url(base)
-        if model in store.models():
-            return store, [model]
+    if not models and base.partition("://")[2].strip("/"):
+        store = open_url(base, single_writer=single_writer)
+        models = [model] if model in store.models() else []
+    if models:
+        return [(_as_its_recipe_has_it(store, model, single_writer), model) for model in models]
     raise StoreError("holds no releases", where=url, fix="name STORE or STORE/MODEL, as file:///srv/models/tiny-llama")
+
+
+def _as_its_recipe_has_it(store: Store, model: str, single_writer: bool) -> Store:
+    """With the settings that the model's newest recipe has for it, `single_writer` for one; as it is, if that names another."""
+    try:
+        settings = recipe_in(store, model).stores[0]
+    except StoreError:
+        return store
+    return open_store(as_single_writer(settings) if single_writer else settings)

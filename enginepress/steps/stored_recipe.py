@@ -19,8 +19,9 @@ from enginepress.stores.store import Store
 def stored_recipe(url: str) -> Recipe:
     """The recipe of the newest release of STORE/MODEL, with that store as its primary.
 
-    The recipe's other stores are meant, too, if it names this one. A copy, or a store that was restored elsewhere, stands for
-    itself: whoever tries something there must not move the channels of the store that is in use.
+    The recipe's other stores are meant, too, if it names this one. A copy, or a store that was restored elsewhere (also to a
+    bucket of the same name on another server), stands for itself: whoever tries something there must not move the channels of
+    the store that is in use.
 
     Raises:
         UsageError: if it is no STORE/MODEL.
@@ -51,7 +52,7 @@ def recipe_in(store: Store, model: str) -> Recipe:
         recipe = Recipe.model_validate(newest.recipe)
     except ValidationError as error:
         raise StoreError(f"release {newest.release} holds a recipe that this version cannot read: {error}", where=base) from None
-    named = next((s for s in recipe.stores if s.url == base), None)
+    named = next((s for s in recipe.stores if s.url == base and open_store(s).server == store.server), None)
     settings = named or StoreSettings(url=base)
     others = [s for s in recipe.stores if s.url != base] if named else []
     registry = recipe.registry

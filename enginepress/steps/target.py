@@ -9,7 +9,7 @@ from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import absolute_file_url, is_recipe_file, load_recipe
 from enginepress.steps.stored_recipe import stored_recipe
-from enginepress.stores.open import open_store, open_url
+from enginepress.stores.open import as_single_writer, open_store, open_url
 from enginepress.stores.store import Store
 
 
@@ -35,9 +35,7 @@ def named_store(text: str, *, single_writer: bool = False) -> Store:
     """
     if "://" not in text and Path(text).is_file():
         settings = load_recipe(Path(text), need_reference=False).stores[0]
-        if single_writer and settings.url.startswith("s3://"):
-            settings = settings.model_copy(update={"single_writer": True})
-        return open_store(settings)
+        return open_store(as_single_writer(settings) if single_writer else settings)
     return open_url(store_url(text), single_writer=single_writer)
 
 

@@ -19,15 +19,16 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
 
 from enginepress.errors import StoreError
-from enginepress.files import check_relative, copy_hashed, make_folders, newest_ns, remove_tree, sync_folder, sync_tree
+from enginepress.files import check_relative, make_folders, newest_ns, remove_tree, sync_folder, sync_tree
 from enginepress.manifest import utc_now
 from enginepress.repository import Placement
+from enginepress.stores.copying import Copy, copy_all
 from enginepress.stores.history import Move, append_move, read_moves, write_moves
 from enginepress.stores.layout import ModelFolder, check_channel, store_errors
 from enginepress.stores.store import PlaceAt
@@ -118,17 +119,17 @@ def activate(
     back: bool = False,
 ) -> Path:
     """Points the channel to a release; see `FileStore.activate`."""
-    check_channel(channel)
+    activation = Activation(f"{check_channel(channel)}-{number}-{uuid.uuid4().hex[:8]}", channel, number)
     with (
         store_errors(f"moving channel {channel} of {folder.model}", where=folder.path),
         folder.lock(f"channel-{channel}", about=f"moving channel {channel} of {folder.model}"),
         # Who removes a release holds the same lock.
         folder.lock(f"release-{number}", about=f"moving channel {channel} of {folder.model} to release {number}"),
+        _fresh_link(folder, activation) as link,
     ):
         before = current(folder, channel)
         if not isinstance(expect, EllipsisType):
             _check_expected(folder, channel, before, expect)
-        activation = Activation(f"{channel}-{number}-{uuid.uuid4().hex[:8]}", channel, number)
         target = folder.activations / activation.name
         folder.check_real(target)
         placement = place(f"{reader_root}/{folder.model}/activations/{activation.name}")
@@ -139,7 +140,7 @@ def activate(
             previous = before.release if before is not None else None
             move = Move(number, previous, activation.name, utc_now(), who, why, back)
             append_move(folder.history(channel), move, current=before.name if before is not None else None)
-            _point(folder, activation, before)
+            _point(folder, link, activation, before)
         except BaseException:
             # Only if the channel does not point there: an error may come after the rename.
             with contextlib.suppress(OSError, StoreError):
@@ -166,6 +167,7 @@ def restore(folder: ModelFolder, channel: str, moves: Sequence[Move], place: Pla
         store_errors(f"restoring channel {channel} of {folder.model}", where=folder.path),
         folder.lock(f"channel-{channel}", about=f"restoring channel {channel} of {folder.model}"),
         folder.lock(f"release-{last.release}", about=f"restoring channel {channel} of {folder.model}"),
+        _fresh_link(folder, activation) as link,
     ):
         now = current(folder, channel)
         if now is not None and now.name == activation.name:
@@ -181,7 +183,7 @@ def restore(folder: ModelFolder, channel: str, moves: Sequence[Move], place: Pla
         remove_tree(target)
         _write(target, place(f"{reader_root}/{folder.model}/activations/{activation.name}"), folder=folder, newer_than=None)
         write_moves(folder.history(channel), [*moves[:-1], replace(last, activation=activation.name)])
-        _point(folder, activation, None)
+        _point(folder, link, activation, None)
 
 
 def _check_expected(folder: ModelFolder, channel: str, before: Activation | None, expect: int | None) -> None:
@@ -234,21 +236,34 @@ def link_file(source: Path, path: Path, *, root: Path) -> None:
             return
         except OSError:
             pass
-    copy_hashed(source, path)
+    copy_all([Copy(path.name, source, path)], None)
 
 
 # The link -------------------------------------------------------------------------------------------------------------
 
 
-def _point(folder: ModelFolder, activation: Activation, before: Activation | None) -> None:
-    channel = activation.channel
+@contextlib.contextmanager
+def _fresh_link(folder: ModelFolder, activation: Activation) -> Iterator[Path]:
+    """A link to the activation, beside the channel that it is to replace; called under the channel's lock.
+
+    It is made before anybody looks where the channel is: an NFS client may remember for a minute what another machine has
+    changed since, and forgets it when it writes into the folder itself.
+    """
+    folder.check_real(folder.channels)
     make_folders(folder.channels)
-    _remove_unused_links(folder, channel)
-    fresh = folder.channels / f".{channel}-{uuid.uuid4().hex[:8]}"
+    _remove_unused_links(folder, activation.channel)
+    fresh = folder.channels / f".{activation.channel}-{uuid.uuid4().hex[:8]}"
     os.symlink(f"../activations/{activation.name}", fresh)
+    try:
+        yield fresh
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _point(folder: ModelFolder, fresh: Path, activation: Activation, before: Activation | None) -> None:
+    channel = activation.channel
     # The lock makes movers take turns. A mover that slept past its lock's end must not undo what came after.
     if current(folder, channel) != before:
-        fresh.unlink()
         raise StoreError(
             f"channel {channel} of {folder.model} was moved by somebody else meanwhile",
             where=str(folder.channels / channel),

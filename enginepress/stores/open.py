@@ -25,11 +25,16 @@ def open_url(url: str, *, single_writer: bool = False) -> Store:
     from enginepress.recipe import Store as Settings
 
     try:
-        settings = Settings(url=url, single_writer=single_writer and url.startswith("s3://"))
+        settings = Settings(url=url)
     except ValueError:
         fix = "name a folder, as /srv/models or file:///srv/models, or s3://bucket/folder"
         raise UsageError(f"'{url}' is no place for a store", fix=fix) from None
-    return open_store(settings)
+    return open_store(as_single_writer(settings) if single_writer else settings)
+
+
+def as_single_writer(settings: recipe.Store) -> recipe.Store:
+    """The operator vouches that nobody else writes to it at the same time; only stores on S3 ask for that."""
+    return settings.model_copy(update={"single_writer": True}) if settings.url.startswith("s3://") else settings
 
 
 def open_store(store: recipe.Store) -> Store:

@@ -3,6 +3,7 @@
     current -> activations/7-1c9f03ab-5e0a91d2    what a server names as its model repository
     activations/7-1c9f03ab-5e0a91d2/…             release 7 placed for this folder: fresh configs, links to its files
     releases/7-1c9f03ab/manifest.json             a fetched release, verified; its name has the manifest's digest
+    releases/7-1c9f03ab/verified.json             how its files looked then (enginepress.stores.vouching)
     releases/7-1c9f03ab/repository/…
     partial/8-77aa01de/…                          being fetched, or killed while it was
     .lock                                         one process fills a folder at a time
@@ -32,6 +33,7 @@ from enginepress.repository import Placement
 from enginepress.stores.fetching import PARTIAL
 from enginepress.stores.layout import store_errors
 from enginepress.stores.store import Progress
+from enginepress.stores.vouching import is_whole, vouch
 
 PlaceFolder = Callable[[Path, int, str], Placement]
 """A fetched release's repository, its number, and the path at which readers will see it placed."""
@@ -138,11 +140,11 @@ class PulledFolder:
                 return now
 
     def _is_placed_for_us(self, pulled: Pulled) -> bool:
-        """Whether its paths start where readers see it now, and its release is whole by name and size."""
+        """Whether its paths start where readers see it now, and its release is whole, as far as files were touched."""
         with contextlib.suppress(OSError, StoreError):
             manifest = self.manifest(pulled)
             root = (pulled.folder.parent / f".{pulled.folder.name}.root").read_text()
-            return root == self.root and not _different(self.folder / "releases" / pulled.name / "repository", manifest)
+            return root == self.root and is_whole(self.folder / "releases" / pulled.name / "repository", manifest.files)
         return False
 
     # The release ------------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ class PulledFolder:
         target = self.folder / "releases" / name
         partial = self.folder / "partial" / name
         if target.is_dir():
-            if not _different(target / "repository", manifest):
+            if is_whole(target / "repository", manifest.files):
                 return target / "repository"
             # Somebody changed it. What is still whole is kept, what is not is fetched again.
             partial.parent.mkdir(exist_ok=True)
@@ -170,6 +172,7 @@ class PulledFolder:
                 where=str(repository),
                 fix="pull again",
             )
+        vouch(repository, manifest.files)
         write_atomic(partial / "manifest.json", manifest.to_text())
         sync_tree(partial)
         commit_folder(partial, target)
@@ -300,13 +303,6 @@ class PulledFolder:
 
 def _name(manifest: Manifest) -> str:
     return f"{manifest.release}-{manifest.digest[:16]}"
-
-
-def _different(repository: Path, manifest: Manifest) -> bool:
-    """Whether names or sizes are not those of the manifest. Digests were compared when it was fetched."""
-    with contextlib.suppress(OSError):
-        return any(os.stat(repository / entry.path).st_size != entry.size for entry in manifest.files)
-    return True
 
 
 def _remove_foreign(repository: Path, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -65,10 +66,12 @@ class Store(ABC):
 
     Attributes:
         url: as in the recipe, for messages and records.
+        server: its address, where the URL alone does not say which store is meant: two servers may have the same bucket.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, server: str = "") -> None:
         self.url = url
+        self.server = server.rstrip("/")
 
     # Releases ---------------------------------------------------------------------------------------------------------
 
@@ -158,6 +161,9 @@ class Store(ABC):
             StoreError: saying what is in the way.
         """
 
+    def check_removable(self) -> None:  # noqa: B027
+        """Raises StoreError for what would refuse every removal."""
+
     @abstractmethod
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         """Reads and hashes every file of a release and says where it is not what its manifest says.
@@ -196,7 +202,11 @@ class Store(ABC):
 
     def freed(self, model: str, numbers: Iterable[int]) -> int:
         """Bytes that become free if these releases are removed: at least so many, where files are shared."""
-        return sum(self.manifest(model, number).size for number in numbers)
+        total = 0
+        for number in numbers:
+            with suppress(StoreError):  # gone meanwhile
+                total += self.manifest(model, number).size
+        return total
 
     def sweep(self, model: str) -> None:  # noqa: B027
         """Removes what killed publishers, movers and removers left, and nobody needs. Living ones are not disturbed."""

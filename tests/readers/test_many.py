@@ -19,6 +19,7 @@ from enginepress.stores.s3 import S3Store
 from tests.readers.site import Clients, ask, promote, publish, pull_command, pulling, toy_recipe, toy_release
 from tests.run.test_serve import serving
 from tests.s3_server import S3Server
+from tests.s3_server.fixtures import server_in_environment
 from tests.stores.s3.stores import a_store
 
 INPUTS = {"text_input": "say it", "max_tokens": 2}
@@ -87,11 +88,7 @@ def test_two_pullers_move_their_own_model_of_one_server_and_leave_the_other_alon
 
 @pytest.fixture
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    pytest.importorskip("boto3")
-    with S3Server() as running:
-        running.add("bucket", {})
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
+    with server_in_environment(monkeypatch) as running:
         yield running
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from enginepress.errors import StoreError
+from enginepress.files import hash_file
 from enginepress.repository.config import parse_config
 from enginepress.repository.place import content_digest_of
 from enginepress.repository.validate import validate
 from enginepress.steps.pull import PullResult, pull_release, reader_folder, wanted_release
+from enginepress.stores import vouching
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.pulled import PulledFolder
 from tests.readers.site import promote, publish, toy_recipe, toy_release
@@ -133,6 +135,54 @@ def test_a_pulled_file_that_was_cut_from_outside_is_fetched_again(store: FileSto
     done = pull(store, 1, target)
     assert done.changed
     assert (done.folder / "toy" / "1" / "weights.bin").read_bytes() == b"weights" * 1000
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that are read to see whether they are still what was fetched."""
+    names: list[str] = []
+
+    def hashed(path: Path) -> str:
+        names.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(vouching, "hash_file", hashed)
+    return names
+
+
+def test_a_pulled_file_that_was_written_into_is_fetched_again_and_others_are_not_read(
+    store: FileStore, tmp_path: Path, read: list[str]
+) -> None:
+    target = reader(tmp_path)
+    done = pull(store, 1, target)
+    weights = done.folder / "toy" / "1" / "weights.bin"
+    weights.chmod(0o644)
+    with open(weights, "r+b") as stream:
+        stream.write(b"WEIGHTS")
+    again = pull(store, 1, target)
+    assert again.changed
+    assert weights.read_bytes() == b"weights" * 1000, "current leads to the new one"
+    assert read == ["weights.bin", "weights.bin"], "once for what readers see, once for what lies there"
+    assert not pull(store, 1, target).changed
+    assert len(read) == 2, "what nobody has touched is not read again"
+
+
+def test_what_nothing_vouches_for_is_hashed_once(store: FileStore, tmp_path: Path, read: list[str]) -> None:
+    """The volume was copied, or the record is gone or senseless."""
+    pull(store, 1, reader(tmp_path))
+    shutil.copytree(tmp_path / "reader", tmp_path / "copy" / "reader", symlinks=True)
+    target = reader(tmp_path / "copy")
+    count = len(store.manifest("toy", 1).files)
+    now = pull(store, 1, target)
+    assert now.changed, "its paths start elsewhere now"
+    assert len(read) == count
+    (record,) = (tmp_path / "copy" / "reader" / "releases").glob("*/verified.json")
+    for text in ("", "[]", '{"a": 1}'):
+        read.clear()
+        record.write_text(text)
+        assert not pull(store, 1, target).changed
+        assert not pull(store, 1, target).changed
+        assert len(read) == count
 
 
 def test_a_fetch_goes_on_where_it_was_and_keeps_what_is_whole(tmp_path: Path) -> None:

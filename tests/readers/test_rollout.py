@@ -158,8 +158,9 @@ def test_a_server_whose_own_folder_has_not_changed_is_waited_for_and_then_named(
 def test_a_server_that_cannot_be_reached_is_told_before_any_other_has_changed(store: FileStore, tmp_path: Path) -> None:
     with servers(store, tmp_path, 1) as (server,):
         promote(store, "toy", 2)
-        with pytest.raises(ServerError, match=r"127\.0\.0\.1:1/"):
+        with pytest.raises(ServerError, match=r"127\.0\.0\.1:1/.* cannot be reached: connection refused") as caught:
             roll_out(store, "toy", 2, [server.http, "127.0.0.1:1"])
+        assert "is this the port of its HTTP service" in str(caught.value.fix)
         assert ask(server.http, "toy", INPUTS) == ("1", " alpha" * 3)
 
 

@@ -18,6 +18,7 @@ from tests.run.conftest import Finished
 from tests.run.recipes import enginepress, run, run_json, write_recipe
 from tests.run.test_serve import serving
 from tests.s3_server import S3Server
+from tests.s3_server.fixtures import server_in_environment
 
 pytest.importorskip("boto3")
 S3 = "s3://bucket/models"
@@ -28,10 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with S3Server() as running:
-        running.add("bucket", {})
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
+    with server_in_environment(monkeypatch) as running:
         yield running
 
 

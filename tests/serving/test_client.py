@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,31 @@ def test_any_bytes_can_be_read_as_events(data: bytes) -> None:
 )
 def test_events_follow_the_rules(written: bytes, events: list[bytes]) -> None:
     assert list(sse_data(written.splitlines(keepends=True))) == events
+
+
+def test_a_server_is_reached_at_an_ipv6_address() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hosts.append(self.headers["Host"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        address_family = socket.AF_INET6
+
+    hosts: list[str] = []
+    try:
+        server = Server(("::1", 0), Handler)
+    except OSError as error:
+        pytest.skip(f"there is no IPv6 here: {error}")
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    address = f"[::1]:{server.server_port}"
+    with server, HttpConnection(address, timeout_s=10) as connection:
+        assert connection.ask("GET", "/v2") == (200, {})
+        thread.join(10)
+    assert hosts == [address]

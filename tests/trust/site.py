@@ -15,6 +15,7 @@ from enginepress.repository.place import content_digest_of, place
 from enginepress.steps.promote import activate
 from enginepress.steps.register import register_release
 from enginepress.stores.filesystem import FileStore
+from enginepress.stores.store import Store
 from tests.stores.parts import MODEL, key, make_source
 
 
@@ -36,7 +37,7 @@ def recipe_for(store: FileStore, uri: str, **changes: Any) -> Recipe:
     return Recipe.model_validate({**fields, **changes})
 
 
-def publish_release(store: FileStore, recipe: Recipe, folder: Path, weights: bytes) -> Manifest:
+def publish_release(store: Store, recipe: Recipe, folder: Path, weights: bytes) -> Manifest:
     """A small release, as the publish step makes one."""
     source = make_source(folder, weights=weights)
     content = content_digest_of(source)

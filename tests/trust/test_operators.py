@@ -223,6 +223,17 @@ def test_a_move_that_somebody_else_was_faster_with_is_refused(place: Place) -> N
         move_channel(place.recipe, "production", 3, who="a", why="b", default_uri="", expect=None)
 
 
+def test_who_expects_another_release_is_told_that_the_channel_is_where_he_wanted_it_already(place: Place) -> None:
+    url = f"{place.stores[0].url}/{MODEL}"
+    done = enginepress("promote", url, "2", "--channel", "production", "--expect", "1")
+    assert done.returncode == 1
+    assert "channel production of tiny is on release 2 already, not on release 1: somebody moved it meanwhile" in done.stderr
+    assert "`--expect 2` finishes what may lack" in done.stderr
+    assert len(place.stores[0].history(MODEL, "production")) == 4, "nothing was moved"
+    with pytest.raises(RegistryError, match="is on release 2 now; only MLflow's alias could not be moved"):
+        move_channel(place.recipe, "production", 2, who="a", why="b", default_uri="", expect=2)
+
+
 def test_a_channel_that_dangles_is_mended_by_the_command_that_its_message_names(place: Place) -> None:
     store = place.stores[0]
     shutil.rmtree((store.root / MODEL / "channels/production").resolve())
@@ -268,6 +279,30 @@ def test_doctor_brings_a_second_store_back_in_line(place: Place, pair: KeyPair, 
     assert second.channel(MODEL, "production") == 4
     assert second.read_record(MODEL, 4, RECORD) == first.read_record(MODEL, 4, RECORD)
     assert not [f for f in findings(place) if f[0] == "error"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("channel", ["production", "preview"])
+def test_doctor_reports_a_channel_that_dangles_in_any_store_and_makes_it_anew(place: Place, which: int, channel: str) -> None:
+    store = place.stores[which]
+    activate(store, MODEL, "preview", 1, who="ana", why="only here")
+    shutil.rmtree((store.root / MODEL / "channels" / channel).resolve())
+    number = {"production": 2, "preview": 1}[channel]
+    (found,) = [f for f in findings(place) if f[1] == f"channel {channel} in {store.url}"]
+    assert found[0] == "error"
+    assert "is gone, so nobody can read release" in found[2]
+    mended = [f for f in findings(place, repair=True) if f[1] == found[1]]
+    assert mended == [("mended", found[1], f"made anew on release {number}")]
+    assert store.channel(MODEL, channel) == number
+
+
+def test_doctor_reports_a_channel_whose_readers_see_something_else(place: Place) -> None:
+    second = place.stores[1]
+    config = second.channel_path(MODEL, "production") / MODEL / "config.pbtxt"
+    config.write_text(config.read_text() + "max_batch_size: 3\n")
+    assert findings(place) == [
+        ("error", f"channel production in {second.url}", f"{MODEL}/config.pbtxt is not that of the release")
+    ]
 
 
 def test_doctor_reports_and_copies_signatures(place: Place, pair: KeyPair, tmp_path: Path) -> None:

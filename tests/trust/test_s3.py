@@ -26,6 +26,7 @@ from enginepress.stores.store import Store
 from enginepress.workspace import Workspace
 from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
+from tests.s3_server.fixtures import server_in_environment
 from tests.stores.parts import MODEL, make_source
 from tests.stores.s3.stores import a_store, keys, promote, publish
 from tests.trust.keys import KeyPair, write_pair
@@ -37,10 +38,7 @@ pytest.importorskip("boto3")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with S3Server() as running:
-        running.add("bucket", {})
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
+    with server_in_environment(monkeypatch) as running:
         yield running
 
 

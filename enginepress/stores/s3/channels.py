@@ -126,13 +126,16 @@ def move(
             "at the same time could overwrite each other unseen",
             where=url,
             fix="if nobody else writes to this store at the same time, say `single_writer: true` beside its url in the recipe"
-            " (`enginepress backup` and `restore`: --single-writer)",
+            " (`enginepress backup`, `restore` and `prune`: --single-writer)",
         )
-    ours = f"{name}-{number}-{uuid.uuid4().hex[:8]}"
+    ours, before = f"{name}-{number}-{uuid.uuid4().hex[:8]}", Channel()
     while True:
         now = read(client, keys, name)
-        if any(m.activation == ours for m in now.moves):
-            return  # the answer to the attempt that did it was lost
+        if any(m.activation == ours for m in now.moves):  # the answer to the attempt that did it was lost
+            if now.moves[-1].activation != ours:
+                return  # and somebody has moved it since
+            etag = now.etag or ""
+            break
         if not isinstance(expect, EllipsisType) and now.release != expect:
             raise _unexpected(client.where(keys.channel(name)), keys.model, name, now.release, expect)
         check()
@@ -141,16 +144,17 @@ def move(
         condition: dict[str, Any] = {}
         if guarantees.match != "none":
             condition = {"if_match": guarantees.written(now.etag)} if now.etag is not None else {"if_none_match": True}
+        before = now
         try:
             etag = client.put(keys.channel(name), after.to_text(name), **condition)
         except (Unmet, Missing):
             continue
-        try:
-            check()
-        except StoreError:
-            _undo(client, keys, guarantees, name, now, etag)
-            raise
-        return
+        break
+    try:
+        check()
+    except StoreError:
+        _undo(client, keys, guarantees, name, before, etag)
+        raise
 
 
 def _undo(client: StoreClient, keys: ModelKeys, guarantees: Guarantees, name: str, before: Channel, etag: str) -> None:

@@ -45,9 +45,15 @@ def completing(parameters: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in parameters.items() if name.startswith("Checksum")}
 
 
-def md5_of(data: bytes | bytearray | memoryview) -> bytes:
+def empty_md5() -> hashlib._Hash:
     """MD5 against accidents on the way, which is what S3 servers compare; releases are identified by sha256."""
-    return hashlib.md5(data, usedforsecurity=False).digest()
+    return hashlib.md5(usedforsecurity=False)
+
+
+def md5_of(data: bytes | bytearray | memoryview) -> bytes:
+    digest = empty_md5()
+    digest.update(data)
+    return digest.digest()
 
 
 def etag_of(parts: Sequence[bytes], *, in_parts: bool) -> str:

@@ -73,8 +73,12 @@ class ModelKeys:
     def publisher(self, name: str) -> str:
         return f"{self.publishers}{name}.json"
 
+    @property
+    def all_records(self) -> str:
+        return f"{self.base}records/"
+
     def records(self, number: int) -> str:
-        return f"{self.base}records/{number}/"
+        return f"{self.all_records}{number}/"
 
     def record(self, number: int, name: str) -> str:
         return f"{self.records(number)}{check_record(name)}.json"

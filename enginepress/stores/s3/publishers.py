@@ -1,12 +1,14 @@
 """Who is writing a repository of a store on S3, and what killed publishers left.
 
-    publishers/7-1c9f03ab.json    {"format": 1, "owner": "…", "content": "…", "kernel": "…", "pid": 12, "start": "993", "beat": 3}
+    publishers/7-1c9f03ab.json    {"format": 1, "owner": "…", "content": "…", "kernel": "…", "pid": 12, "start": "993", "beat": 3,
+                                   "removing": false}
 
 The note is there before the first object of its repository and goes after the last one, so what has no note belongs to a
 release. A publisher of this machine that is gone is known by its process; another one counts as dead when its note has not
 been renewed for `ABANDONED_SECONDS` on the server's own clock. Who publishes the same content goes on with a dead one's
 repository; others remove it, after their own release has taken its number, so that a publisher that was only asleep can
 no longer commit it. Both take the note over first, on the condition that nobody else has (where the server compares).
+Who removes a release makes such a note first, too, and only one can; movers of channels look for it (`is_being_removed`).
 """
 
 from __future__ import annotations
@@ -106,16 +108,31 @@ class Publisher:
                 thread.join()
             _mine.discard(self._owner)
 
-    @contextlib.contextmanager
-    def removing(self, name: str) -> Iterator[None]:
-        """Makes a note that this repository is being removed: should we be killed, the next publisher goes on with it."""
+    def begin_removal(self, name: str) -> bool:
+        """Makes a note that this repository is being removed: should we be killed, the next publisher goes on with it.
+
+        Returns:
+            False if there is a note already: somebody is at work with this repository, or was killed.
+        """
         _mine.add(self._owner)
+        self.name = name
         try:
-            self.name = name
-            self._write(name, None)
-            yield
-        finally:
-            _mine.discard(self._owner)
+            self._write(name, None, removing=True)
+            return True
+        except (Missing, Unmet):
+            self.end_removal()
+            return False
+        except BaseException:
+            self.end_removal()
+            raise
+
+    def end_removal(self) -> None:
+        """If the note is still there, it is that of somebody who was killed."""
+        _mine.discard(self._owner)
+
+    def give_up(self) -> None:
+        """Takes the note back: the release stays."""
+        self._client.delete(self._keys.publisher(self.name))
 
     def _begin(self, number: int, content: str) -> None:
         self._content = content
@@ -194,7 +211,7 @@ class Publisher:
             return False
         return True
 
-    def _write(self, name: str, before: str | None) -> None:
+    def _write(self, name: str, before: str | None, *, removing: bool = False) -> None:
         self._beat += 1
         data = {
             "format": 1,
@@ -204,11 +221,13 @@ class Publisher:
             "pid": os.getpid(),
             "start": process_start(os.getpid()),
             "beat": self._beat,
+            "removing": removing,
         }
         condition = self._guarantees.written(before) if before is not None and self._guarantees.match != "none" else None
         key, body = self._keys.publisher(name), (json.dumps(data, sort_keys=True) + "\n").encode()
         try:
-            self._etag = self._client.put(key, body, if_match=condition)
+            fresh = removing and self._guarantees.create != "ignored"
+            self._etag = self._client.put(key, body, if_match=condition, if_none_match=fresh)
         except Unmet:
             # The answer to an attempt that did it may have been lost.
             found, stored = self._client.get(key)
@@ -238,6 +257,14 @@ def read_notes(client: StoreClient, keys: ModelKeys, *, own: str = "") -> tuple[
     return [note for note in found if note is not None], now
 
 
+def is_being_removed(client: StoreClient, keys: ModelKeys, name: str) -> bool:
+    """Whether somebody is removing this repository, or was killed before it was removed."""
+    try:
+        return bool(json.loads(client.get(keys.publisher(name))[0])["removing"])
+    except (Missing, ValueError, KeyError, TypeError):
+        return False
+
+
 def _note(client: StoreClient, keys: ModelKeys, name: str) -> Note | None:
     try:
         data, stored = client.get(keys.publisher(name))
@@ -262,15 +289,22 @@ def _note(client: StoreClient, keys: ModelKeys, name: str) -> Note | None:
 
 
 def settle(client: StoreClient, keys: ModelKeys, note: Note) -> bool:
-    """Removes a dead publisher's repository, unless it was committed, and its note. Whether a repository was removed."""
+    """Removes a dead publisher's repository, unless it was committed, and its note. Whether a repository was removed.
+
+    A dead remover's is committed until its manifest is empty; then its records go as well.
+    """
+    removed = False
     try:
         text, manifest = client.get(keys.manifest(note.number))
         committed = bool(text) and manifest.metadata.get(REPOSITORY) == note.name
+        removed = not text
     except Missing:
         text, committed = b"", False
     if committed:
         client.delete(keys.publisher(note.name))
         return False
+    if removed:
+        client.delete_all([s.key for s in client.listing(keys.records(note.number))])
     forget_hints(client, read_hints(client, keys, note.name), text)
     remove_repository(client, keys, note.name)
     return True

@@ -131,7 +131,7 @@ def check_single_writer(site: Site) -> None:
             f"this server {why}, so two publishers could get the same release number",
             where=site.url,
             fix="if nobody else publishes to this store at the same time, say `single_writer: true` beside its url in the recipe"
-            " (`enginepress backup` and `restore`: --single-writer)",
+            " (`enginepress backup`, `restore` and `prune`: --single-writer)",
         )
 
 

@@ -14,17 +14,17 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry, explain_os_error, hash_file
-from enginepress.stores.s3.client import Missing, StoreClient, Stored, Unmet, Unsupported
-from enginepress.stores.s3.digests import ALGORITHMS, completing, digest_parameters, etag_of, md5_of
+from enginepress.stores.s3.buffers import Buffers
+from enginepress.stores.s3.client import BLOCK, Missing, StoreClient, Stored, Unmet, Unsupported
+from enginepress.stores.s3.digests import ALGORITHMS, completing, digest_parameters, empty_md5, etag_of, md5_of
 from enginepress.stores.s3.probe import Guarantees
 from enginepress.stores.store import Progress
 
@@ -110,7 +110,7 @@ class Sender:
         self._progress = progress
         self._progress_lock = threading.Lock()
         self._stop = threading.Event()
-        self._buffers = _Buffers(AT_ONCE, PART_BYTES)
+        self._buffers = Buffers(AT_ONCE, PART_BYTES)
         # MD5 takes more time than all else. Where the server compares the sha256 of what arrives, nothing is won by it.
         self._with_md5 = guarantees.digest != "payload"
 
@@ -122,7 +122,7 @@ class Sender:
         """
         sizes = {item.path: _size(item) for item in items}
         part = part_bytes(max(sizes.values(), default=0))
-        self._buffers = _Buffers(max(1, min(AT_ONCE, BUDGET_BYTES // part)), part)
+        self._buffers = Buffers(max(1, min(AT_ONCE, BUDGET_BYTES // part)), part)
         ordered = sorted(items, key=lambda item: -sizes[item.path])
         with ThreadPoolExecutor(AT_ONCE, "s3-file") as files, ThreadPoolExecutor(AT_ONCE, "s3-part") as parts:
             futures = [files.submit(self._one, item, sizes[item.path], parts) for item in ordered]
@@ -161,7 +161,7 @@ class Sender:
 
     def _small(self, item: Item, key: str, size: int) -> Sent:
         with self._buffers.of(size):
-            data = item.source if isinstance(item.source, bytes) else item.source.read_bytes()
+            data = item.source if isinstance(item.source, bytes) else _read_whole(item.source, size)
             entry = FileEntry(item.path, len(data), hashlib.sha256(data).hexdigest())
             check_expected(item, entry)
             there = self._present.get(key)
@@ -224,7 +224,8 @@ class Sender:
                 # Hashed before it is handed over: afterwards it may hold another part already.
                 digest.update(memoryview(buffer)[:count])
                 read += count
-                futures.append(pool.submit(self._part, key, upload, len(futures) + 1, buffer, count, known))
+                del buffer[count:]
+                futures.append(pool.submit(self._part, key, upload, len(futures) + 1, buffer, known))
         sent = [future.result() for future in futures]
         if self._stop.is_set():
             raise _Stopped
@@ -243,11 +244,8 @@ class Sender:
         self._complete(key, upload, sent, size, wanted)
         return Sent(entry, wanted, sum(p.moved for p in sent))
 
-    def _part(
-        self, key: str, upload: str, number: int, buffer: bytearray, count: int, known: Mapping[int, tuple[int, str]]
-    ) -> _Part:
+    def _part(self, key: str, upload: str, number: int, data: bytearray, known: Mapping[int, tuple[int, str]]) -> _Part:
         # boto3 sends a bytearray as it is; bytes it copies first.
-        data = buffer if count == len(buffer) else buffer[:count]
         try:
             if self._stop.is_set():
                 raise _Stopped
@@ -262,7 +260,7 @@ class Sender:
             self._tell(len(data))
             return _Part(number, etag, completing(digest), len(data))
         finally:
-            self._buffers.give(buffer)
+            self._buffers.give(data)
 
     def _complete(self, key: str, upload: str, parts: Sequence[_Part], size: int, wanted: str) -> None:
         try:
@@ -303,40 +301,6 @@ class Sender:
             return True
         except (Missing, Unmet, Unsupported):
             return False
-
-
-class _Buffers:
-    """Memory for parts, made when it is first needed, used again and again.
-
-    Args:
-        most: buffers at a time.
-        size: of each.
-    """
-
-    def __init__(self, most: int, size: int) -> None:
-        self._free: list[bytearray] = []
-        self._size = size
-        self._left = threading.BoundedSemaphore(most)
-
-    def take(self) -> bytearray:
-        self._left.acquire()
-        try:
-            return self._free.pop()
-        except IndexError:
-            return bytearray(self._size)
-
-    def give(self, buffer: bytearray) -> None:
-        self._free.append(buffer)
-        self._left.release()
-
-    @contextmanager
-    def of(self, size: int) -> Iterator[None]:
-        """For a file that is read whole: it takes a buffer's place if it is not small beside one."""
-        if size * 16 <= self._size:
-            yield
-            return
-        with self._left:
-            yield
 
 
 @dataclass(frozen=True)
@@ -417,6 +381,15 @@ def _read_into(stream: RawIOBase, view: memoryview) -> int:
     return count
 
 
+def _read_whole(path: Path, size: int) -> bytearray:
+    """A small file; whether it has changed since it was this large is for its digest to tell."""
+    data = bytearray(size)
+    with open(path, "rb", buffering=0) as stream:
+        del data[_read_into(stream, memoryview(data)) :]
+        data += stream.read()
+    return data
+
+
 def _size(item: Item) -> int:
     try:
         return len(item.source) if isinstance(item.source, bytes) else item.source.stat().st_size
@@ -427,11 +400,16 @@ def _size(item: Item) -> int:
 def _hashed(item: Item, size: int) -> tuple[FileEntry, str]:
     """The file's sha256, and the ETag that it has when it is sent in our parts."""
     assert isinstance(item.source, Path)
-    digest, parts, read = hashlib.sha256(), [], 0
-    buffer = memoryview(bytearray(part_bytes(size)))
+    digest, parts, read, whole = hashlib.sha256(), [], 0, part_bytes(size)
+    part, left, buffer = empty_md5(), whole, memoryview(bytearray(BLOCK))
     with open(item.source, "rb", buffering=0) as stream:
-        while count := _read_into(stream, buffer):
+        while count := stream.readinto(buffer[:left]):
             digest.update(buffer[:count])
-            parts.append(md5_of(buffer[:count]))
-            read += count
+            part.update(buffer[:count])
+            read, left = read + count, left - count
+            if not left:
+                parts.append(part.digest())
+                part, left = empty_md5(), whole
+    if left < whole:
+        parts.append(part.digest())
     return FileEntry(item.path, read, digest.hexdigest()), etag_of(parts, in_parts=True)

@@ -17,7 +17,7 @@ from enginepress.manifest import Manifest
 from enginepress.s3_access import S3Settings
 from enginepress.stores.history import Move
 from enginepress.stores.layout import check_channel
-from enginepress.stores.s3 import channels, publishing, upkeep
+from enginepress.stores.s3 import channels, publishing, removing, upkeep
 from enginepress.stores.s3.client import Missing, StoreClient, Stored
 from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, is_repository_name, number_of
 from enginepress.stores.s3.probe import Guarantees, check_writable, guarantees_of
@@ -57,7 +57,7 @@ class S3Store(Store):
         url: str | None = None,
         client: StoreClient | None = None,
     ) -> None:
-        super().__init__(url or f"s3://{bucket}/{prefix}".rstrip("/"))
+        super().__init__(url or f"s3://{bucket}/{prefix}".rstrip("/"), server=settings.server.address())
         self.settings = settings
         self._client = client or StoreClient(bucket, settings.server)
         self._prefix = f"{prefix}/" if prefix else ""
@@ -193,6 +193,10 @@ class S3Store(Store):
         publishing.check_publishable(self._site(model), allots=allots)
         check_writable(self._client, self._prefix)
 
+    def check_removable(self) -> None:
+        """As `Store.check_removable`: what the server guarantees."""
+        publishing.check_single_writer(self._site("any"))
+
     def verify(self, model: str, number: int, *, contents: bool = True, progress: Progress | None = None) -> list[Difference]:
         """As `Store.verify`. Without contents, ETags are compared with those of the day when it was published, too."""
         manifest, name = self._read(model, number)
@@ -224,35 +228,13 @@ class S3Store(Store):
         return sorted(found, key=lambda d: d.path)
 
     def remove(self, model: str, number: int) -> None:
-        """As `Store.remove`. The manifest goes first and at once; it leaves an empty object, which keeps the number taken.
-
-        A mover at the same time looks for the release again after its move, and this looks for channels again after the
-        removal: one of them sees the other, and gives way.
-        """
-        if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
-            raise StoreError(
-                f"release {number} of {model} is on {', '.join(pointing)}, so it is not removed",
-                where=self.url,
-                fix="move the channel first",
-            )
         manifest, name = self._read(model, number)
-        text = self.manifest_bytes(model, number)  # put back as it was, should it stay: signatures are over these bytes
-        keys, client = self._keys(model), self._client
-        publishing.check_single_writer(self._site(model))
-        remover = Publisher(client, keys, self.guarantees)
-        with remover.removing(name):
-            client.put(keys.manifest(number), b"")
-            if pointing := sorted(c for c, n in self.channels(model).items() if n == number):
-                client.put(keys.manifest(number), text, metadata={REPOSITORY: name})
-                client.delete(keys.publisher(name))
-                raise StoreError(
-                    f"release {number} of {model} was put on {', '.join(pointing)} meanwhile, so it stays",
-                    where=self.url,
-                    fix="look at `enginepress releases TARGET`, then decide again",
-                )
-            client.delete_all(keys.hints(number, manifest.build_key, manifest.content_digest))
-            client.delete_all([s.key for s in client.listing(keys.records(number))])
-            remover.withdraw()
+
+        def pointing() -> list[str]:
+            return sorted(channel for channel, n in self.channels(model).items() if n == number)
+
+        doomed = removing.Doomed(manifest, name, self.manifest_bytes(model, number), pointing, lambda: self.sweep(model))
+        removing.remove(self._site(model), doomed)
 
     def allotment(self, model: str) -> Allotment:
         return upkeep.allotment(self._client, self._keys(model))
@@ -278,11 +260,9 @@ class S3Store(Store):
         keys = self._keys(model)
         if publishing.description(self._client, keys) is None:
             return
-        sweeper = Publisher(self._client, keys, self.guarantees)
-        sweeper.sweep(max([0, *self._taken_numbers(keys)]))
-
-    def _taken_numbers(self, keys: ModelKeys) -> list[int]:
-        return [n for s in self._client.listing(keys.manifests) if (n := number_of(s.key)) is not None]
+        taken = {n: s.size for s in self._client.listing(keys.manifests) if (n := number_of(s.key)) is not None}
+        Publisher(self._client, keys, self.guarantees).sweep(max([0, *taken]))
+        removing.remove_orphaned_records(self._client, keys, {n for n, size in taken.items() if not size})
 
     # Records ----------------------------------------------------------------------------------------------------------
 
@@ -335,19 +315,13 @@ class S3Store(Store):
     def channel(self, model: str, name: str) -> int | None:
         keys = self._keys(model)
         number = channels.read(self._client, keys, name).release
-        if number is not None and not self._is_release(keys, number):
+        if number is not None and not removing.is_release(self._client, keys, number):
             raise StoreError(
                 f"points to release {number}, which is not in the store",
                 where=self._client.where(keys.channel(name)),
                 fix=f"point the channel to a release that is there: `enginepress promote TARGET N --channel {name}`",
             )
         return number
-
-    def _is_release(self, keys: ModelKeys, number: int) -> bool:
-        try:
-            return self._client.head(keys.manifest(number)).size > 0
-        except Missing:
-            return False
 
     def channels(self, model: str) -> dict[str, int]:
         keys = self._keys(model)
@@ -382,18 +356,11 @@ class S3Store(Store):
                 where=self.location(model, number),
                 fix="promote another release, or restore this one's files from another store or a backup",
             )
-        keys = self._keys(model)
-
-        def check() -> None:
-            if not self._is_release(keys, number):
-                raise StoreError(
-                    f"release {number} of {model} was removed meanwhile", where=self.url, fix="promote another release"
-                )
-
+        site, name = self._site(model), self._read(model, number)[1]
         channels.move(
-            self._client,
-            keys,
-            self.guarantees,
+            site.client,
+            site.keys,
+            site.guarantees,
             channel,
             number,
             url=self.url,
@@ -402,7 +369,7 @@ class S3Store(Store):
             who=who,
             why=why,
             back=back,
-            check=check,
+            check=lambda: removing.check_movable(site, number, name),
         )
 
     def restore_channel(self, model: str, channel: str, moves: Sequence[Move], place: PlaceAt) -> None:

@@ -38,6 +38,23 @@ class Checks:
             assert self.two.channel(MODEL, "production") == number
             assert (self.two.channel_path(MODEL, "production") / MODEL / str(number) / "model.py").read_text() == "# serves\n"
 
+    def operators_on_two_machines(self) -> None:
+        """Who still has the channel of a moment ago in its cache does not overwrite what the other has done since."""
+        Path("/three").mkdir()
+        _run("mount.nfs4", "127.0.0.1:/share", "/three", "-o", "vers=4.2,nosharecache")  # remembers for half a minute and more
+        three = FileStore(Path("/three/store"))
+        for number in (1, 2):
+            promote(self.one, "shared", number)
+            print("it sees", three.channel(MODEL, "shared"))
+        refused = ""
+        try:
+            promote(three, "shared", 1, expect=1)
+        except StoreError as error:
+            refused = str(error)
+        assert "somebody moved it meanwhile" in refused, refused
+        assert self.one.channel(MODEL, "shared") == 2
+        assert [move.release for move in self.one.history(MODEL, "shared")] == [1, 2]
+
     def publishers_on_two_machines(self) -> None:
         """Both at once get two numbers and two whole releases."""
         workers = [

@@ -11,6 +11,7 @@ from tests.stores.nfs.guest import missing, run_guest
 CHECKS = (
     "publish_and_link",
     "channel_seen_by_the_other",
+    "operators_on_two_machines",
     "publishers_on_two_machines",
     "removed_while_it_is_read",
     "stale_handle",

@@ -7,6 +7,7 @@ import pytest
 
 from enginepress.stores.s3 import S3Store
 from tests.s3_server import S3Server
+from tests.s3_server.fixtures import server_in_environment
 from tests.stores.parts import make_source
 from tests.stores.s3.stores import a_store
 
@@ -15,10 +16,7 @@ pytest.importorskip("boto3")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with S3Server() as running:
-        running.add("bucket", {})
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
+    with server_in_environment(monkeypatch) as running:
         yield running
 
 

@@ -1,4 +1,7 @@
-"""Publishes or promotes once, as a process of its own: python -m tests.stores.s3.publish SOURCE KEY | promote CHANNEL NUMBER"""
+"""Publishes, promotes or removes once, as a process of its own:
+
+python -m tests.stores.s3.publish SOURCE KEY | promote CHANNEL NUMBER | remove NUMBER
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,25 @@ import os
 import sys
 from pathlib import Path
 
+from enginepress.errors import StoreError
+from tests.stores.parts import MODEL
 from tests.stores.s3.stores import a_store, promote, publish
 
 
 def main(first: str, *rest: str) -> None:
     store = a_store(prefix=os.environ.get("ENGINEPRESS_TEST_PREFIX", "models"))
     if first == "promote":
-        promote(store, rest[0], int(rest[1]))
-        print(json.dumps({"moved": int(rest[1])}))
+        try:
+            promote(store, rest[0], int(rest[1]))
+            print(json.dumps({"moved": int(rest[1])}))
+        except StoreError as error:
+            print(json.dumps({"refused": str(error)}))
+    elif first == "remove":
+        try:
+            store.remove(MODEL, int(rest[0]))
+            print(json.dumps({"removed": int(rest[0])}))
+        except StoreError as error:
+            print(json.dumps({"refused": str(error)}))
     else:
         print(json.dumps({"release": publish(store, Path(first), rest[0]).release}))
 

@@ -39,18 +39,21 @@ def keys(server: S3Server, bucket: str = "bucket") -> set[str]:
 
 
 def leftovers(server: S3Server, bucket: str = "bucket", prefix: str = "models") -> list[str]:
-    """What belongs to no release: notes of publishers, repositories that no manifest names, uploads, hints that lead nowhere."""
+    """What belongs to no release: notes of publishers, repositories that no manifest names, uploads, hints that lead nowhere,
+    records of releases that are gone."""
     base = f"{prefix}/{MODEL}/"
-    named, hints = set(), set()
+    named, hints, numbers = set(), set(), set()
     for key in keys(server, bucket):
         if key.startswith(f"{base}releases/") and (found := server.buckets[bucket].current(key)) is not None and found.data:
             manifest = Manifest.from_text(found.data, where=key)
             named.add(found.metadata["x-amz-meta-repository"])
+            numbers.add(str(manifest.release))
             hints |= {f"builds/{manifest.build_key}/{manifest.release}", f"contents/{manifest.content_digest}/{manifest.release}"}
     left = [f"upload of {u.key}" for u in server.uploads.values()]
     for key in sorted(keys(server, bucket)):
         kind, _, rest = key.removeprefix(base).partition("/")
         left += [key] if kind == "publishers" or ".probe" in key else []
         left += [key] if kind in ("repositories", "etags") and rest.split("/")[0].removesuffix(".json") not in named else []
+        left += [key] if kind == "records" and rest.split("/")[0] not in numbers else []
         left += [key] if kind in ("builds", "contents") and key.removeprefix(base) not in hints else []
     return left

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def store(ceph: CephServer, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     return a_store(prefix=prefix)
 
 
-def _all(*commands: list[str]) -> list[dict[str, int]]:
+def _all(*commands: list[str]) -> list[dict[str, Any]]:
     """What processes that were started together have printed."""
     running = [
         subprocess.Popen([sys.executable, "-m", "tests.stores.s3.publish", *c], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -91,12 +92,28 @@ def test_eight_movers_at_once_come_one_after_the_other(store: S3Store, tmp_path:
     source = make_source(tmp_path / "source")
     for number in range(AT_ONCE):
         publish(store, source, key(f"build {number}"))
-    _all(*(["promote", "production", str(n)] for n in range(1, AT_ONCE + 1)))
+    told = _all(*(["promote", "production", str(n)] for n in range(1, AT_ONCE + 1)))
+    assert sorted(t["moved"] for t in told) == list(range(1, AT_ONCE + 1))
     moves = store.history(MODEL, "production")
     assert sorted(m.release for m in moves) == list(range(1, AT_ONCE + 1))
     assert [m.previous for m in moves] == [None, *[m.release for m in moves[:-1]]]
     assert store.channel(MODEL, "production") == moves[-1].release
     promote(store, "production", 1, expect=moves[-1].release)
+
+
+def test_movers_and_removers_at_once_leave_a_channel_that_leads_to_a_whole_release(store: S3Store, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    for turn in range(3):
+        numbers = [publish(store, source, key(f"build {turn} {n}")).release for n in range(AT_ONCE // 2)]
+        movers, removers = ([[*verb, str(n)] for n in numbers] for verb in (["promote", "production"], ["remove"]))
+        told = _all(*(command for pair in zip(movers, removers, strict=True) for command in pair))
+        removed = {t["removed"] for t in told if "removed" in t}
+        named = store.channel(MODEL, "production")  # raises if it dangles
+        assert named not in removed
+        assert removed.isdisjoint(store.numbers(MODEL))
+        assert all(store.verify(MODEL, n) == [] for n in store.numbers(MODEL))
+        store.sweep(MODEL)
+        _check_nothing_left(store)
 
 
 def _check_nothing_left(store: S3Store) -> None:

@@ -141,7 +141,7 @@ def test_a_removal_and_a_move_that_are_killed_at_any_request(
         lambda s: promote(s, "production", max(s.numbers(MODEL))),
     ):
         for at in range(1, 60):
-            publish(store, source)
+            store.write_record(MODEL, publish(store, source).release, "checks-a", {"n": 1})
             killed = _killed_at(source, at, after=after, work=work, monkeypatch=monkeypatch)
             publish(store, source)
             assert leftovers(server) == []
@@ -271,9 +271,9 @@ def test_the_client_is_what_all_requests_go_through() -> None:
     """Otherwise the sweeps above would miss some."""
     import inspect
 
-    from enginepress.stores.s3 import channels, client, probe, publishers, publishing, reading, store
+    from enginepress.stores.s3 import channels, client, probe, publishers, publishing, reading, removing, store
 
-    for module in (channels, probe, publishers, publishing, reading, sending, store):
+    for module in (channels, probe, publishers, publishing, reading, removing, sending, store):
         assert "boto_client" not in inspect.getsource(module), module
     assert inspect.getsource(client).count("getattr(boto") == 1
     assert issubclass(StoreClient, object)
