@@ -146,7 +146,7 @@ def _own_channels(store: Store, recipe: Recipe, repair: bool, *, but: Collection
                 activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
                 yield Finding("mended", what, f"made anew on release {number}")
             else:
-                gone = f"point it to a release that is there: `enginepress promote … --channel {channel}`"
+                gone = f"point it to a release that is there: `enginepress promote TARGET N --channel {channel}`"
                 yield Finding("error", what, problem, REPAIR if number in store.numbers(name) else gone)
     except EnginepressError as error:
         yield Finding("error", f"channels in {store.url}", str(error), error.fix)
