@@ -40,6 +40,7 @@ SETTLED_SECONDS = 2.0
 
 _FICLONE = 0x40049409
 _HASHERS = 4
+_HASH_TRIES = 3
 Fingerprint = list[int]
 
 
@@ -200,18 +201,26 @@ class LocalSource:
             check_weights(real)  # damaged weights are found before anything is hashed or copied
             started = time.time()
             with ThreadPoolExecutor(_HASHERS) as pool:
-                known |= zip(missing, pool.map(lambda path: self._hash(path, real[path]), missing), strict=True)
-            for path in missing:
-                if _fingerprint(real[path]) != seen[path]:
-                    raise SourceError("is being written to", where=str(self.folder / path), fix="run again when that is done")
+                hashed = list(pool.map(lambda path: self._hash(path, real[path], seen[path]), missing))
+            for path, (mark, sha256) in zip(missing, hashed, strict=True):
+                seen[path], known[path] = mark, sha256
             self._keep({p: (seen[p], known[p]) for p in selection.files if p in cached or _settled(seen[p], started)})
         return tuple(RemoteFile(path, seen[path][0], Digest("sha256", known[path])) for path in selection.files)
 
-    def _hash(self, path: str, real: Path) -> str:
+    def _hash(self, path: str, real: Path, seen: Fingerprint) -> tuple[Fingerprint, str]:
+        """sha256 of a file, with the fingerprint that it had all the while. One that is linked or given to somebody else meanwhile
+        has another change time and the same content, so it is read again."""
         try:
-            return hash_file(real)
+            for _ in range(_HASH_TRIES):
+                sha256, now = hash_file(real), _fingerprint(real)
+                if now == seen:
+                    return seen, sha256
+                if now[:2] != seen[:2]:
+                    break
+                seen = now
         except OSError as error:
             raise SourceError(f"cannot be read: {error.strerror}", where=str(self.folder / path)) from None
+        raise SourceError("is being written to", where=str(self.folder / path), fix="run again when that is done")
 
     def _cached(self) -> dict[str, tuple[Fingerprint, str]]:
         if self._cache_file is None:

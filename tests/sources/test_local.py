@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,28 @@ def test_fetch_copies_the_file_and_tells_its_hash_and_progress(tmp_path: Path) -
     assert sum(counts) == file.size
     (tmp_path / "out").write_bytes(b"changed")
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_a_file_that_is_linked_while_it_is_hashed_is_not_taken_for_one_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run beside it does that takes its files over by hard link: the file's change time moves, its content does not."""
+    folder = write(tmp_path / "m", checkpoint())
+    meanwhile: list[Callable[[], object]] = [lambda: os.link(folder / "config.json", tmp_path / "link")]
+
+    def slow_hash(path: Path) -> str:
+        found = hash_file(path)
+        if path.name == "config.json" and meanwhile:
+            meanwhile.pop()()
+        return found
+
+    monkeypatch.setattr("enginepress.sources.local.hash_file", slow_hash)
+    linked = _open(folder).resolve()
+    assert meanwhile == []
+    assert linked == _open(folder).resolve()
+    meanwhile.append(lambda: (folder / "config.json").write_bytes((folder / "config.json").read_bytes() + b" "))
+    with pytest.raises(SourceError, match="is being written to"):
+        _open(folder).resolve()
 
 
 def test_a_file_changed_between_resolve_and_fetch_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
