@@ -20,10 +20,10 @@ run: $(READY)
 	$(BIN)/enginepress run $(RECIPE) --workspace $(WORKSPACE)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not root and not ceph and not nfs"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not root and not ceph and not nfs"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --timeout 1800
 
 lint: $(READY)
 	$(BIN)/ruff check .

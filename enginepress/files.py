@@ -10,12 +10,13 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from enginepress.canonical import json_digest
 from enginepress.errors import EnginepressError, UnsafePathError
@@ -56,6 +57,9 @@ def contained_path(folder: Path, relative: str) -> Path:
     return target
 
 
+_NOT_IN_A_PATH = re.compile("[\\\\\x00-\x1f\x7f\ud800-\udfff]")
+
+
 def check_relative(relative: str) -> str:
     """`relative` itself, if it is a plain relative POSIX path.
 
@@ -65,12 +69,9 @@ def check_relative(relative: str) -> str:
     """
     parts = relative.split("/")
     bad = (
-        not relative
-        or PurePosixPath(relative).is_absolute()
-        or any(part in ("", ".", "..") for part in parts)
-        or "\\" in relative
-        or any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in relative)
-        or (len(parts[0]) >= 2 and parts[0][1] == ":")
+        not {"", ".", ".."}.isdisjoint(parts)  # an absolute path begins with an empty part, and the empty path is one
+        or _NOT_IN_A_PATH.search(relative) is not None
+        or parts[0][1:2] == ":"
     )
     if bad:
         raise UnsafePathError("is not a plain relative path, so it is not used", where=repr(relative))

@@ -208,8 +208,8 @@ class LocalSource:
         return tuple(RemoteFile(path, seen[path][0], Digest("sha256", known[path])) for path in selection.files)
 
     def _hash(self, path: str, real: Path, seen: Fingerprint) -> tuple[Fingerprint, str]:
-        """sha256 of a file, with the fingerprint that it had all the while. One that is linked or given to somebody else meanwhile
-        has another change time and the same content, so it is read again."""
+        """sha256 of a file, with the fingerprint that it had all the while. One that is linked meanwhile, or given to somebody
+        else, has another change time and the same content, so it is read again."""
         try:
             for _ in range(_HASH_TRIES):
                 sha256, now = hash_file(real), _fingerprint(real)

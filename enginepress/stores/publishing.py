@@ -33,7 +33,7 @@ from enginepress.stores.copying import Copy, copy_all, make_read_only, sync_all
 from enginepress.stores.index import write_index
 from enginepress.stores.layout import REMOVED, ModelFolder, is_older, store_errors
 from enginepress.stores.store import Describe, PlaceAs, Progress
-from enginepress.stores.unchanged import Unchanged, link_unchanged, newest_first
+from enginepress.stores.unchanged import Unchanged, newest_first
 
 
 def publish(
@@ -118,6 +118,7 @@ class _Tree:
         self.placement = placement
         self.entries: dict[str, FileEntry] = {}
         self._unsynced: set[str] = set()
+        self._made: set[Path] = set()
         self._searched: Unchanged | None = None
 
     def fill(self, folder: ModelFolder, expected: Mapping[Path, str], progress: Progress | None) -> None:
@@ -183,7 +184,9 @@ class _Tree:
 
     def _target(self, relative: str) -> Path:
         target = self.root / "repository" / check_relative(relative)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in self._made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(target.parent)
         return target
 
     def _link(
@@ -191,10 +194,11 @@ class _Tree:
     ) -> bool:
         """Whether an earlier release has this file, and it could be linked."""
         digest = expected.get(source)
-        stored = self._unchanged(folder).find(digest) if digest is not None else None
+        unchanged = self._unchanged(folder)
+        stored = unchanged.find(digest) if digest is not None else None
         if stored is None:
             return False
-        fresh = link_unchanged(folder, stored, source, self._target(relative))
+        fresh = unchanged.link(stored, source, self._target(relative))
         if fresh is None:
             return False
         if fresh:

@@ -48,12 +48,14 @@ class Stored:
 
 
 class Unchanged:
-    """Looks for files by their digests, reading the manifests of earlier releases only as far as needed."""
+    """Looks for files by their digests, reading the manifests of earlier releases only as far as needed, and links them."""
 
     def __init__(self, folder: ModelFolder, numbers: Iterable[int]) -> None:
         self._folder = folder
         self._numbers = iter(numbers)
         self._known: dict[str, Stored] = {}
+        self._real: set[Path] = set()
+        self._clones = True  # until the file system says that it cannot
 
     def find(self, sha256: str) -> Stored | None:
         while sha256 not in self._known:
@@ -63,6 +65,32 @@ class Unchanged:
             for stored in self._files(number):
                 self._known.setdefault(stored.sha256, stored)
         return self._known[sha256]
+
+    def link(self, stored: Stored, source: Path, target: Path) -> bool | None:
+        """Gives `target` the bytes of a stored file without copying them.
+
+        Returns:
+            True if it is a new file that has still to be synced, False if it is a hard link, None if neither was possible or the
+            stored file is not to be trusted.
+        """
+        try:
+            if stored.path.parent not in self._real:
+                self._folder.check_real(stored.path.parent)
+                self._real.add(stored.path.parent)
+            with open(os.open(stored.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as reader:
+                if not _is_sound(reader.fileno(), stored, source):
+                    return None
+                if self._clones:
+                    self._clones = _clone(reader.fileno(), target)
+                if self._clones:
+                    return True
+                os.link(stored.path, target, follow_symlinks=False)
+                if not os.path.samestat(os.lstat(target), os.fstat(reader.fileno())):  # swapped since it was looked at
+                    target.unlink()
+                    return None
+                return False
+        except (OSError, StoreError):
+            return None
 
     def _files(self, number: int) -> Iterator[Stored]:
         path = self._folder.manifest(number)
@@ -80,29 +108,6 @@ def newest_first(numbers: list[int], on_channels: Iterable[int]) -> list[int]:
     """The releases to search: the newest, and those on channels."""
     newest = sorted(numbers, reverse=True)[:LOOK_BACK]
     return [*newest, *sorted({*on_channels} & {*numbers} - {*newest}, reverse=True)]
-
-
-def link_unchanged(folder: ModelFolder, stored: Stored, source: Path, target: Path) -> bool | None:
-    """Gives `target` the bytes of a stored file without copying them.
-
-    Returns:
-        True if it is a new file that has still to be synced, False if it is a hard link, None if neither was possible or the
-        stored file is not to be trusted.
-    """
-    try:
-        folder.check_real(stored.path)
-        with open(os.open(stored.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as reader:
-            if not _is_sound(reader.fileno(), stored, source):
-                return None
-            if _clone(reader.fileno(), target):
-                return True
-            os.link(stored.path, target, follow_symlinks=False)
-            if not os.path.samestat(os.lstat(target), os.fstat(reader.fileno())):  # swapped since it was looked at
-                target.unlink()
-                return None
-            return False
-    except (OSError, StoreError):
-        return None
 
 
 def _is_sound(handle: int, stored: Stored, source: Path) -> bool:
