@@ -214,7 +214,7 @@ def test_calibration_that_nobody_needs_is_refused() -> None:
         ),
         ("vllm", {"compilation_config": 3}, "must be a mapping", None),
         ("vllm", {"speculative_config": {"num_speculative_token": 3}}, "not known", "did you mean 'num_speculative_tokens'?"),
-        ("vllm", {"speculative_config": {"method": "egale"}}, "must be one of: custom_class", None),
+        ("vllm", {"speculative_config": {"method": "egale"}}, "must be one of: ", "did you mean 'eagle'?"),
         ("vllm", {"speculative_config": {"model": "org/draft"}}, "would download it when it loads", None),
         ("vllm", {"kv_transfer_config": {"kv_connectr": "x"}}, "not known", "did you mean 'kv_connector'?"),
         ("vllm", {"spec_model": "/draft"}, "cannot be set: set speculative_config", None),

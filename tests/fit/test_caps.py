@@ -192,10 +192,20 @@ def test_the_engines_cache_for_adapters_is_a_share_of_what_the_kv_cache_leaves()
 
 def test_a_cache_that_holds_no_adapter_is_refused_with_what_to_raise_or_lower() -> None:
     build = {"lora_plugin": "auto", "max_lora_rank": 256}
-    plan = plan_of("llama-3-8b", recipe("L4", options={"build": build}))
+    of = recipe("H100-SXM5-80GB", options={"build": build})
+    plan = plan_of("llama-3-8b", of)
     assert [p.where for p in plan.problems] == ["serving.parameters.lora_cache_gpu_memory_fraction"]
     assert "one adapter of rank 256 takes 1280 MiB" in plan.problems[0].message
     assert "engine.options.build.max_lora_rank" in plan.problems[0].fix
+    assert dict(plan.changes[0].fields) == {"serving.parameters.lora_cache_gpu_memory_fraction": 0.3}
+    assert plan_of("llama-3-8b", plan.changes[0].apply(of)).fits
+
+
+def test_the_llm_apis_share_for_adapters_is_raised_beside_what_stands_there() -> None:
+    lora = {"lora_config": {"max_lora_rank": 256}, "peft_cache_config": {"device_cache_percent": 0.001, "num_put_workers": 2}}
+    of = recipe("H100-SXM5-80GB", builder="llmapi", precision="bfloat16", serving={"engine_args": lora})
+    change = plan_of("llama-3-8b", of).changes[0]
+    assert dict(change.fields) == {"serving.engine_args.peft_cache_config": {"device_cache_percent": 0.1, "num_put_workers": 2}}
 
 
 def test_the_llm_apis_cache_for_adapters_is_taken_before_the_kv_cache() -> None:

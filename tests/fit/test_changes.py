@@ -197,6 +197,13 @@ def test_a_change_to_what_measures_nothing_leaves_the_texts_out() -> None:
         tried = change.apply(of)
         assert objections(tried, None, None) == []
         assert plan_of("llama-3.1-8b", tried).fits
+    idle = recipe("H100-SXM5-80GB", precision="int8", calibration=texts)
+    gpu, container = fit.gpu_and_container(idle)
+    refused = plan_of("llama-3.1-8b", idle)
+    refused = dataclasses.replace(refused, problems=(*refused.problems, *objections(idle, gpu, container)))
+    change = fit.with_changes(refused, None, objections).changes[0]
+    assert change.fields == (("engine.calibration", None),)
+    assert "texts to measure" not in change.why
 
 
 def test_a_change_reads_like_a_recipe() -> None:

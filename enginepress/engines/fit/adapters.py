@@ -75,6 +75,14 @@ def adapters_of(shape: Shape, recipe: Recipe, left: int, share: float) -> Adapte
     return None
 
 
+def share_field(recipe: Recipe, share: float) -> tuple[str, Any]:
+    """The field that says how large the cache is, and its value for this share."""
+    if recipe.engine.builder == "tensorrt_llm":
+        return FIELDS["tensorrt_llm"][0], share
+    field, _, name = FIELDS["llmapi"][0].rpartition(".")
+    return field, {**_mapping(recipe, "peft_cache_config"), name: share}
+
+
 def _adapter(shape: Shape, rank: int, modules: Any) -> int:
     """Bytes of one adapter; of all matrices if the modules are not named. Experts are left out: few adapters change them."""
     hidden, inner = shape.hidden_size, shape.intermediate_size

@@ -12,6 +12,7 @@ from typing import Any
 
 from enginepress.engines import gpus, versions
 from enginepress.engines.architecture import Shape
+from enginepress.engines.fit.adapters import share_field
 from enginepress.engines.fit.change import Change
 from enginepress.engines.fit.gpu_plan import FitPlan, assess, largest
 from enginepress.engines.fit.parallelism import usable_tensor_sizes
@@ -118,8 +119,11 @@ class _Search:
     def singles(self) -> Iterator[Change]:
         if self.fits(Change((), "")):
             # Nothing is missing but these: what the gate, or what a quantization, cannot do without.
-            why = "unserved: for channel candidate only" if self.always else "texts to measure activations with"
-            change = self.whole(Change((), why))
+            unserved = "unserved: for channel candidate only"
+            idle = _WITHOUT_TEXTS in self.against(self.named(Change((), "")))
+            change = self.whole(
+                Change((), unserved if self.always else "no texts" if idle else "texts to measure activations with")
+            )
             if change.fields:
                 yield change
                 yield from map(self.whole, self.by_rows())
@@ -127,6 +131,7 @@ class _Search:
         for kind in (
             self.higher_cap,
             self.larger_share,
+            self.more_adapters,
             self.fewer_tokens,
             self.more_tokens,
             self.fewer_requests,
@@ -209,6 +214,18 @@ class _Search:
             change = Change(((f"serving.{name}", value),), "the usual share of memory")
             if self.fits(change):
                 yield change
+
+    def more_adapters(self) -> Iterator[Change]:
+        """A cache that holds one adapter at least."""
+        adapters = self.plan.adapters
+        if adapters is None or adapters.count > 0:
+            return
+        for tenths in range(1, 10):
+            field, value = share_field(self.recipe, tenths / 10)
+            change = Change(((field, value),), "room for an adapter")
+            if self.fits(change):
+                yield change
+                return
 
     def fewer_requests(self) -> Iterator[Change]:
         field = "engine.limits.max_batch_size"

@@ -28,7 +28,7 @@ def notes_of(plan: FitPlan) -> list[str]:
     if plan.draft is not None and plan.draft.shape is None:
         missing = "is not in this plan, neither its weights nor its KV cache"
         notes.append(f"the draft model of {plan.draft.field} {missing}: {plan.draft.unseen}")
-    if plan.adapters is not None:
+    if plan.adapters is not None and plan.adapters.count:
         each = f"rank {plan.adapters.rank} ({mib(plan.adapters.adapter)} each)"
         notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once")
     if (left := _texts_left(plan.recipe)) is not None:

@@ -19,6 +19,9 @@ FRACTIONS = ("gpu_memory_utilization", "free_gpu_memory_fraction")
 NGRAM = ("ngram", "[ngram]")
 """What vLLM takes in the place of a draft model, to guess from the prompt."""
 
+_FEW = 8
+"""Choices that are read at a glance; of more, the nearest is named."""
+
 Wanted = str | list[Any]
 """What a value must be: see engine_args.yaml."""
 
@@ -187,7 +190,7 @@ def adapters(given: Mapping[str, Any]) -> bool:
 _VLLM_ADAPTERS = (
     *("max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype", "lora_extra_vocab_size", "lora_target_modules"),
     *("fully_sharded_loras", "enable_lora_bias", "long_lora_scaling_factors", "default_mm_loras", "specialize_active_lora"),
-    *("enable_tower_connector_lora", "enable_mixed_moe_lora_format"),
+    *("enable_tower_connector_lora", "enable_mixed_moe_lora_format", "enable_moe_shared_loras"),
 )
 
 
@@ -225,7 +228,9 @@ def _check_type(value: Any, wanted: Wanted | None, where: str) -> None:
         if wanted == "folder" or value not in NGRAM:
             _check_folder(value, where)
     elif not any(value == choice and type(value) is type(choice) for choice in wanted):
-        raise RecipeError(f"is {value!r}; it must be one of: {', '.join(map(_shown, wanted))}", where=where)
+        shown = [_shown(choice) for choice in wanted]
+        fix = nearest(str(value), shown) if len(shown) > _FEW else None
+        raise RecipeError(f"is {value!r}; it must be one of: {', '.join(shown)}", where=where, fix=fix)
 
 
 def _check_folder(value: Any, where: str) -> None:
