@@ -24,6 +24,9 @@ from enginepress.errors import EnginepressError, UnsafePathError
 CHUNK_BYTES = 8 * 1024 * 1024
 _HASH_BYTES = 512 * 1024  # stays in the core's cache between reading and hashing
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system says that has no hard links (SMB, some FUSE mounts), or no more of them."""
+
 
 @dataclass(frozen=True)
 class FileEntry:

@@ -13,7 +13,6 @@ two holders by accident cost time and nothing else.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -26,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from enginepress.errors import LockedError, WorkspaceError
-from enginepress.files import explain_os_error
+from enginepress.files import NO_LINKS, explain_os_error
 from enginepress.process import is_gone, kernel, process_start
 
 BEAT_SECONDS = 5.0
@@ -125,7 +124,7 @@ class Lock:
             except FileExistsError:
                 return self._is_mine()
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                if error.errno not in NO_LINKS:
                     raise
                 return self._create()
         except OSError as error:

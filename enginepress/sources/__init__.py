@@ -187,7 +187,7 @@ class AbortingSource(Protocol):
     """A source that can end what is under way, so that nobody waits for a server that stands still."""
 
     def abort(self) -> None:
-        """Ends every request under way; those who wait for one meet Interrupted. From any thread."""
+        """Ends every request under way, and all that come after: they meet Interrupted. From any thread."""
 
 
 @runtime_checkable

@@ -18,15 +18,24 @@ NO_JSON = "did not answer with JSON"
 T = TypeVar("T")
 
 
-def ask_patiently(attempt: Callable[[], T], *, pauses: Sequence[float], failed: Callable[[Interrupted], SourceError]) -> T:
-    """What `attempt` returns, tried again after each pause if it raises Interrupted; at last raises what `failed` makes of it."""
+def ask_patiently(
+    attempt: Callable[[], T],
+    *,
+    pauses: Sequence[float],
+    failed: Callable[[Interrupted], SourceError],
+    wait: Callable[[float], object] = time.sleep,
+) -> T:
+    """What `attempt` returns, tried again after each pause if it raises Interrupted; at last raises what `failed` makes of it.
+
+    Args:
+        wait: waits so many seconds; returns something true if there is no use in trying again.
+    """
     for pause in [*pauses, None]:
         try:
             return attempt()
         except Interrupted as error:
-            if pause is None:
+            if pause is None or wait(max(pause, error.wait or 0)):
                 raise failed(error) from None
-            time.sleep(max(pause, error.wait or 0))
     raise AssertionError("the last attempt returns or raises")
 
 

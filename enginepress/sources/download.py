@@ -5,7 +5,8 @@
 
 Each file is fetched into the store under the digest that its source published and gets its plain name there once it is
 verified. When all are there, they are synced and linked into the output, the checkpoint is checked as a whole, and the
-store's names are removed. The next attempt hashes what it finds in the store before it is used.
+store's names are removed. The next attempt hashes what it finds in the store before it is used. On volumes without hard links
+(SMB, some FUSE mounts) the files are moved instead, so that a killed download fetches its complete ones again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.errors import SourceError, WorkspaceError
-from enginepress.files import CHUNK_BYTES, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
+from enginepress.files import CHUNK_BYTES, NO_LINKS, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
 from enginepress.json_text import parse_json
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
 from enginepress.sources.model_config import read_model_config
@@ -71,8 +72,8 @@ def download_checkpoint(
         try:
             hashes = _Checkpoint(download, progress, paths).run()
         except BaseException:
-            for path in paths.values():  # what was verified stays in the store, for the next attempt
-                path.unlink(missing_ok=True)
+            for file in revision.files:  # what was verified stays in the store, for the next attempt
+                _put_back(paths[file.path], _stored(partial_store, file))
             raise
         _sync(paths.values())
         with _named_by_source(revision, output):
@@ -139,9 +140,13 @@ class _Checkpoint:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
             futures = {file.digest.value: pool.submit(self._obtain, file) for file in largest_first}
             try:
-                done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
-            finally:
+                done, unfinished = wait(futures.values(), return_when=FIRST_EXCEPTION)
+                if unfinished:
+                    self._download.give_up()
+            except BaseException:
                 self._download.give_up()
+                raise
+            finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         for future in done:
             if not isinstance(future.exception(), Stopped):
@@ -167,16 +172,25 @@ class _Checkpoint:
                 self._link(file, stored)
                 return sha256
             except OSError as error:
-                # Over NFS, what another machine has removed is a stale handle.
-                if error.errno not in (errno.ENOENT, errno.ESTALE) or attempt == _ATTEMPTS - 1:
+                # Over NFS, what another machine has removed is a stale handle; and where the answer to a request was lost that
+                # made a file, the repeated one says that it is there.
+                if error.errno not in (errno.ENOENT, errno.ESTALE, errno.EEXIST) or attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
     def _link(self, file: RemoteFile, stored: Path) -> None:
-        for other in self._download.revision.files:
-            if other.digest == file.digest:
-                self._paths[other.path].unlink(missing_ok=True)
-                os.link(stored, self._paths[other.path])
+        paths = [self._paths[other.path] for other in self._download.revision.files if other.digest == file.digest]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        try:
+            for path in paths:
+                os.link(stored, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            for path in paths[1:]:
+                shutil.copyfile(stored, path)
+            os.rename(stored, paths[0])
 
     def _verified(self, file: RemoteFile, stored: Path) -> str | None:
         """sha256 of what an earlier attempt finished, or None if it has been damaged since."""
@@ -204,6 +218,15 @@ def _sync(paths: Iterable[Path]) -> None:
 
 def _stored(store: Path, file: RemoteFile) -> Path:
     return store / file.digest.value
+
+
+def _put_back(path: Path, stored: Path) -> None:
+    """Takes a file out of an output that came to nothing: into the store, where that has it under no other name."""
+    with contextlib.suppress(OSError):
+        if stored.exists():
+            path.unlink(missing_ok=True)
+        else:
+            os.rename(path, stored)
 
 
 def _check_space(revision: Revision, store: PartialStore) -> None:

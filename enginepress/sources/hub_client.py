@@ -30,6 +30,12 @@ from enginepress.sources.transfer.http import TIMEOUT_SECONDS, Answer, HttpClien
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_JSON_BYTES = 256 * 1024 * 1024
 MAX_PAGES = 1000
+MAX_REFUSED = 4
+"""So often the storage may refuse an address that was just signed, one time after the other."""
+
+TOGETHER_SECONDS = 0.3
+"""Streams that are refused within this time are refused once."""
+
 SIGNED_SECONDS = 600.0
 """So long the signed address of a file is used again, if it does not expire earlier."""
 
@@ -72,6 +78,7 @@ class HubClient:
         self._token: str | None = None
         self._private: dict[str, str] | None = None
         self._signed: dict[str, tuple[str, float]] = {}
+        self._refused: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
 
     def json(self, route: str, revision: str, **query: str) -> Any:
@@ -123,6 +130,7 @@ class HubClient:
         data, new = ask_patiently(
             attempt,
             pauses=self._pauses,
+            wait=self.http.pause,
             failed=lambda error: SourceError(
                 f"the hub could not be asked: {error}", where=public_address(address), fix="check the network and HF_ENDPOINT"
             ),
@@ -153,6 +161,7 @@ class HubClient:
             self._signed.pop(address, None)
         with self._get(address, span) as answer:
             body = self._body(answer, span, commit, address)
+            self._refused.pop(address, None)
             if self._is_elsewhere(answer.url):
                 self._signed[address] = (answer.url, time.monotonic())
             yield body
@@ -178,6 +187,7 @@ class HubClient:
         raw, following = ask_patiently(
             attempt,
             pauses=self._pauses,
+            wait=self.http.pause,
             failed=lambda error: SourceError(
                 f"the hub could not be asked: {error}",
                 where=public_address(address),
@@ -260,7 +270,7 @@ class HubClient:
             return Interrupted(problem, wait=answer.retry_after)
         if not code and "/resolve/" in address and status in (400, 401, 403, 404, 410) and self._is_elsewhere(answer.url):
             # The hub has just signed this address: its storage refuses it for another reason than who asks.
-            return Interrupted(f"the hub's storage answers with status {status}")
+            return self._refusal_of_storage(status, address)
         if code == "GatedRepo":
             return self._gated(status)
         if status == 416:
@@ -284,6 +294,21 @@ class HubClient:
                 "the hub forbids it (403)", where=self.page, fix=self._token_fix("use a token that may read this repository")
             )
         return SourceError(f"the hub refuses it with status {status}", where=public_address(address), fix="check HF_ENDPOINT")
+
+    def _refusal_of_storage(self, status: int, address: str) -> Exception:
+        with self._lock:
+            count, last = self._refused.get(address, (0, 0.0))
+            now = time.monotonic()
+            if not count or now - last > TOGETHER_SECONDS:
+                count, last = count + 1, now
+            self._refused[address] = (count, last)
+        if count < MAX_REFUSED:
+            return Interrupted(f"the hub's storage answers with status {status}")
+        return SourceError(
+            f"the hub's storage refuses it with status {status}, though the hub has just signed its address",
+            where=public_address(address),
+            fix="look whether a proxy or a firewall stands between, then run again",
+        )
 
     def _gated(self, status: int) -> SourceError:
         if status == 401 or self._token is None:

@@ -192,7 +192,9 @@ class NgcClient:
                     raise self._refusal(answer, version, guest=token is None)
                 return read_whole(answer, where=self.page), answer.header("etag") or None
 
-        raw, new = ask_patiently(attempt, pauses=self._pauses, failed=lambda e: self._unreachable(self.api, e))
+        raw, new = ask_patiently(
+            attempt, pauses=self._pauses, wait=self.http.pause, failed=lambda e: self._unreachable(self.api, e)
+        )
         if raw is None:
             return None, new
         data = parse_json(raw, where=self.api, problem=NO_JSON, fix="check NGC_CLI_API_URL, and whether a proxy stands between")

@@ -33,15 +33,18 @@ class RevisionCache:
         self._asked = list(asked)
 
     def find(self, identity: str) -> Revision | None:
-        """The revision of this id, if it is known."""
+        """The revision of this id, or what it was kept as, if it is known."""
         path = self._path(identity)
         try:
             return Revision.from_json(json.loads(path.read_bytes())) if path is not None else None
         except (OSError, ValueError, KeyError, TypeError, StopIteration):
             return None
 
-    def keep(self, revision: Revision) -> None:
-        path = self._path(revision.id)
+    def keep(self, revision: Revision, *, known_as: str | None = None) -> None:
+        """Args:
+        known_as: what to find it by, where its id does not tell all.
+        """
+        path = self._path(known_as or revision.id)
         try:
             if path is not None:
                 write_atomic(path, json.dumps(revision.to_json()))

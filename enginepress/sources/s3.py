@@ -3,7 +3,7 @@
 A folder of objects has no commits, so its id is a digest over what the server lists: each object's name, size and ETag.
 A listing is one request a thousand objects; as long as it says the same, nothing else is asked.
 
-    cache/s3/<sha256 of server, bucket, folder, id, choices>.json       a Revision as JSON
+    cache/s3/<sha256 of server, bucket, folder, listing, choices>.json       a Revision as JSON
 
 Where the bucket keeps versions, the version ids are part of the revision, and later writers change nothing. Elsewhere an
 object is only taken while it still has the ETag that was listed. It is verified against the sha256 that the server has of
@@ -66,7 +66,9 @@ class S3Source:
         """The folder as it is now. See CheckpointSource.resolve."""
         listed = self._list()
         identity = listing_id(listed)
-        if (known := self._cache.find(identity)) is not None:
+        # The same bytes, uploaded again, are the same revision with other versions, and the old ones may be removed.
+        written = json_digest([identity, [[path, entry.modified] for path, entry in sorted(listed.items())]])
+        if (known := self._cache.find(written)) is not None:
             return known
         files = {path: _provisional(path, entry) for path, entry in listed.items()}
         selection = select(
@@ -78,7 +80,7 @@ class S3Source:
         with ThreadPoolExecutor(_HEADS_AT_ONCE, thread_name_prefix="s3-head") as pool:
             chosen = tuple(pool.map(lambda path: self._file(path, listed[path]), selection.files))
         revision = Revision(self.uri, identity, chosen, selection.unused)
-        self._cache.keep(revision)
+        self._cache.keep(revision, known_as=written)
         return revision
 
     def latest(self, etag: str | None = None) -> tuple[str | None, str | None]:

@@ -24,11 +24,12 @@ BLOCK = 256 * 1024
 
 @dataclass(frozen=True)
 class Listed:
-    """One object of a listing; `etag` without quotes."""
+    """One object of a listing; `etag` without quotes, `modified` as the server writes it."""
 
     key: str
     size: int
     etag: str
+    modified: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class S3Client:
             answer = self._ask("list_objects_v2", where, Bucket=self.bucket, Prefix=prefix, **token)
             for entry in answer.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    found.append(Listed(entry["Key"], int(entry["Size"]), str(entry.get("ETag", "")).strip('"')))
+                    etag = str(entry.get("ETag", "")).strip('"')
+                    found.append(Listed(entry["Key"], int(entry["Size"]), etag, str(entry.get("LastModified", ""))))
             if len(found) > MAX_OBJECTS:
                 raise SourceError(f"holds more than {MAX_OBJECTS:,} objects", where=where, fix="name the checkpoint's own folder")
             if not answer.get("IsTruncated"):

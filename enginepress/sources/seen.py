@@ -4,9 +4,10 @@ Some sources publish less than a sha256: a name and a size (old versions in NGC)
 was fetched is kept, and the next time such a file is fetched in this workspace it must have it. A recipe's lock says
 the same to every workspace.
 
-    cache/seen/<sha256 of source and id>.json    {"source": …, "id": …, "files": {path: {"known_as": …, "sha256": …}}}
+    cache/seen/<sha256 of source>.json    {"source": …, "files": {path: {<algorithm>:<published digest>: <sha256>}}}
 
-`known_as` is the published digest, so a file that has openly become another one is not held against the old one.
+A file is known by what its source publishes of it, so one that has openly become another is not held against the old one, and
+one that has not is compared in every later revision.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from enginepress.canonical import json_digest
 from enginepress.files import FileEntry, write_atomic
@@ -28,36 +28,36 @@ def _known_as(file: RemoteFile) -> str:
 
 
 def _file(cache: Path, revision: Revision) -> Path:
-    return cache / "seen" / f"{json_digest([revision.source, revision.id])}.json"
+    return cache / "seen" / f"{json_digest([revision.source])}.json"
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """What was seen: sha256 by path and by what a file is known as. A damaged file has seen nothing."""
+    try:
+        files: dict[str, dict[str, str]] = json.loads(path.read_bytes())["files"]
+        if all(re.fullmatch(r"[0-9a-f]{64}", sha256) for known in files.values() for sha256 in known.values()):
+            return files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {}
 
 
 def seen_digests(cache: Path, revision: Revision) -> dict[str, str]:
     """sha256 by path, of those files of a revision that were fetched before and were published as they are now."""
-    try:
-        data: dict[str, Any] = json.loads(_file(cache, revision).read_bytes())["files"]
-        return {
-            f.path: data[f.path]["sha256"]
-            for f in revision.files
-            if f.path in data
-            and data[f.path]["known_as"] == _known_as(f)
-            and re.fullmatch(r"[0-9a-f]{64}", data[f.path]["sha256"])
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    seen = _read(_file(cache, revision))
+    return {f.path: seen[f.path][_known_as(f)] for f in revision.files if _known_as(f) in seen.get(f.path, {})}
 
 
 def remember_digests(cache: Path, revision: Revision, files: Iterable[FileEntry]) -> None:
     """Keeps what came. Only files that have no published sha256 are worth it."""
     by_path = {f.path: f for f in revision.files if f.digest.algorithm != "sha256"}
-    came = {f.path: {"known_as": _known_as(by_path[f.path]), "sha256": f.sha256} for f in files if f.path in by_path}
+    came = {f.path: {_known_as(by_path[f.path]): f.sha256} for f in files if f.path in by_path}
     if not came:
         return
     path = _file(cache, revision)
-    try:
-        before = json.loads(path.read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = {}
-    write_atomic(path, json.dumps({"source": revision.source, "id": revision.id, "files": {**before, **came}}, indent=1))
+    seen = _read(path)
+    seen |= {name: {**seen.get(name, {}), **known} for name, known in came.items()}
+    write_atomic(path, json.dumps({"source": revision.source, "files": seen}, indent=1))
 
 
 def demanding(revision: Revision, sha256: Mapping[str, str]) -> Revision:

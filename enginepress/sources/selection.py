@@ -37,6 +37,9 @@ TOKENIZER = (
     "chat_template.json",
 )
 MAX_LICENCE_BYTES = 1_000_000
+MAX_OTHER_BYTES = 256 * 1024 * 1024
+"""For what is no weights. The largest tokenizers have a tenth of that."""
+
 MAX_NAME_BYTES = 255
 
 _LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY|COPYING)([._-].*)?", re.IGNORECASE)
@@ -87,6 +90,9 @@ def select(
     if trust_remote_code:
         chosen |= {path for path in top if path.endswith(".py")}
     _check_names(sizes, chosen, where)
+    for path in sorted(chosen - weights):
+        if sizes[path] > MAX_OTHER_BYTES:  # they are read whole, by us and by what loads the model
+            raise SourceError(f"has {sizes[path]:,} bytes, too many for what it should be", where=f"{where}/{path}")
     return Selection(tuple(sorted(chosen)), tuple(sorted(set(sizes) - chosen)))
 
 

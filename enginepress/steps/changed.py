@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -98,9 +97,8 @@ def changed(recipes: Iterable[Path], workspace: Workspace, *, at_once: int = AT_
         workspace: its cache spares requests; nothing else of it is read or written.
         at_once: sources asked at a time.
     """
-    with LatestRevisions(workspace.path("cache")) as latest, ThreadPoolExecutor(at_once, thread_name_prefix="changed") as pool:
-        comparison = _Comparison(latest)
-        return _apart(list(pool.map(comparison.of, recipes)))
+    with LatestRevisions(workspace.path("cache")) as latest:
+        return _apart(latest.for_each(recipes, _Comparison(latest).of, at_once=at_once))
 
 
 def _apart(changes: list[Change]) -> list[Change]:

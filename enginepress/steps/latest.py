@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import enginepress
 from enginepress.canonical import json_digest
@@ -20,6 +21,9 @@ from enginepress.sources import PeekingSource, Revision
 from enginepress.sources.open import open_source
 from enginepress.sources.transfer import HttpClient
 from enginepress.steps.revision import check_digests
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class LatestRevisions:
@@ -42,6 +46,16 @@ class LatestRevisions:
         self._http.close()
         if any(self._before.get(key) != value for key, value in self._kept.items()):
             _keep_answers(self._cache, {**self._before, **self._kept})
+
+    def for_each(self, items: Iterable[S], ask: Callable[[S], T], *, at_once: int) -> list[T]:
+        """What `ask` returns for each, in their order, several at a time. Interrupted, it waits for no server: one may have asked
+        to be left alone for minutes."""
+        with ThreadPoolExecutor(at_once, thread_name_prefix="asking") as pool:
+            try:
+                return list(pool.map(ask, items))
+            except BaseException:
+                self._http.abort()
+                raise
 
     def id(self, source: Source) -> str:
         """The id of what a source's URI means now. Of an NGC model, also one with a version, that is the latest version.

@@ -7,7 +7,6 @@ their ETags, so that a hub that has nothing new says no more than that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +52,8 @@ class SourceState:
 
 def outdated(recipes: Iterable[Path], cache: Path, *, at_once: int = AT_ONCE) -> list[SourceState]:
     """How the recipes' sources stand, in the recipes' order."""
-    with LatestRevisions(cache) as latest, ThreadPoolExecutor(at_once, thread_name_prefix="outdated") as pool:
-        return list(pool.map(lambda path: _state(path, latest.id), recipes))
+    with LatestRevisions(cache) as latest:
+        return latest.for_each(recipes, lambda path: _state(path, latest.id), at_once=at_once)
 
 
 def _state(path: Path, latest: Callable[[Source], str]) -> SourceState:

@@ -44,6 +44,7 @@ class Fault:
         short_by: so many bytes are missing at the end, and Content-Length agrees.
         status: this status instead of an answer.
         retry_after: seconds, sent with `status`.
+        rate_limit: a RateLimit header, sent with `status`.
         delay: seconds before the answer starts.
         pause: seconds between blocks of 64 KiB.
         ignore_range: the whole file is sent although a part was asked for.
@@ -62,6 +63,7 @@ class Fault:
     short_by: int = 0
     status: int | None = None
     retry_after: int | None = None
+    rate_limit: str = ""
     delay: float = 0
     pause: float = 0
     ignore_range: bool = False
@@ -393,7 +395,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             """Applies what needs no file; True if that was the answer."""
             hub._closing.wait(fault.delay)
             if fault.status is not None:
-                self.refuse(fault.status, "", "as ordered", retry_after=fault.retry_after)
+                self.refuse(fault.status, "", "as ordered", retry_after=fault.retry_after, rate_limit=fault.rate_limit)
                 return True
             if fault.body is not None:
                 self.send_body(fault.body, "application/json")
@@ -476,9 +478,11 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def refuse(self, status: int, code: str, text: str, retry_after: int | None = None) -> None:
+        def refuse(self, status: int, code: str, text: str, *, retry_after: int | None = None, rate_limit: str = "") -> None:
             body = json.dumps({"error": text}).encode()
             self.send_response(status)
+            if rate_limit:
+                self.send_header("RateLimit", rate_limit)
             if code:
                 self.send_header("X-Error-Code", code)
             self.send_header("X-Error-Message", text)

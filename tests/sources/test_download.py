@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +118,7 @@ def test_files_that_are_complete_are_not_fetched_again_after_a_failure(hub: HubS
 KILLED = """
 import sys
 from pathlib import Path
+from typing import Any
 from enginepress.recipe import Source
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.model_config import read_model_config
@@ -189,6 +192,37 @@ def test_two_files_with_the_same_bytes_are_fetched_once(hub: HubServer, tmp_path
     assert (tmp_path / "output" / "special_tokens_map.json").read_bytes() == b"{}"
     assert {"generation_config.json", "special_tokens_map.json"} <= {e.path for e in entries}
     assert len({"generation_config.json", "special_tokens_map.json"} & set(hub.downloads())) == 1
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume as SMB and some FUSE mounts give it."""
+
+    def refuse(source: Path, target: Path, **options: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported", str(source))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def test_a_volume_without_hard_links_will_do(hub: HubServer, tmp_path: Path, no_links: None) -> None:
+    files = {**checkpoint(shards=2), "special_tokens_map.json": b"{}"}
+    hub.add_repo(REPO, files)
+    for entry in _download(_source(), tmp_path):
+        assert (tmp_path / "output" / entry.path).read_bytes() == files[entry.path]
+    assert _kept(tmp_path) == []
+
+
+def test_without_hard_links_complete_files_are_kept_after_a_failure_too(hub: HubServer, tmp_path: Path, no_links: None) -> None:
+    hub.add_repo(REPO, checkpoint(shards=3))
+    broken = "model-00002-of-00003.safetensors"
+    hub.faults.append(Fault(broken, status=503, delay=0.3, times=-1))
+    with pytest.raises(SourceError, match="status 503"):
+        _download(_source(), tmp_path)
+    assert list((tmp_path / "output").iterdir()) == []
+    hub.faults.clear()
+    hub.requests.clear()
+    _download(_source(), tmp_path)
+    assert [path for path in hub.downloads() if path.endswith(".safetensors")] == [broken]
 
 
 def test_a_checkpoint_that_its_source_published_broken_is_refused(hub: HubServer, tmp_path: Path) -> None:

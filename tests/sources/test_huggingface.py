@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,9 +308,10 @@ def test_a_busy_hub_is_asked_again(status: int, hub: HubServer, tmp_path: Path) 
     assert _fetch(source, source.resolve(), "model.safetensors", tmp_path) == files["model.safetensors"]
 
 
-def test_the_time_that_a_hub_asks_to_be_left_alone_is_kept(hub: HubServer) -> None:
+@pytest.mark.parametrize("said", [{"retry_after": 1}, {"rate_limit": '"api";r=0;t=0'}], ids=lambda said: next(iter(said)))
+def test_the_time_that_a_hub_asks_to_be_left_alone_is_kept(said: dict[str, Any], hub: HubServer) -> None:
     hub.add_repo(REPO, checkpoint())
-    hub.faults.append(Fault("/api/*", status=429, retry_after=1))
+    hub.faults.append(Fault("/api/*", status=429, **said))
     start = time.monotonic()
     _open().resolve()
     assert time.monotonic() - start >= 1

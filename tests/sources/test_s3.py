@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,23 @@ def test_a_kept_version_is_fetched_even_after_it_was_overwritten_and_removed(s3:
     del s3.buckets["bucket"].objects[f"{FOLDER}/config.json"][0]
     with pytest.raises(SourceError, match="is not kept any more"):
         _open().read(again, "config.json")
+
+
+def test_the_same_bytes_uploaded_again_are_taken_from_their_present_versions(s3: S3Server, tmp_path: Path) -> None:
+    """A bucket that removes old versions: what is known of a listing that says the same names versions that are gone."""
+    files = checkpoint()
+    bucket = s3.add("bucket", {})
+    bucket.versioned = True
+    s3.add("bucket", files, prefix=f"{FOLDER}/")
+    for versions in bucket.objects.values():
+        versions[0] = replace(versions[0], modified=versions[0].modified - 60)
+    before = _open(cache=tmp_path / "cache").resolve()
+    s3.add("bucket", files, prefix=f"{FOLDER}/")
+    for versions in bucket.objects.values():
+        del versions[0]
+    now = _open(cache=tmp_path / "cache").resolve()
+    assert (now.id, now.digest) == (before.id, before.digest)
+    assert _fetch(_open(), now, "model.safetensors", tmp_path) == files["model.safetensors"]
 
 
 @pytest.mark.parametrize("parts", [1, 2])

@@ -242,3 +242,10 @@ def test_a_nemo_checkpoint_is_called_one(names: list[str]) -> None:
     with pytest.raises(SourceError, match=r"has no config\.json") as caught:
         select(dict.fromkeys(names, 1), read=lambda path: b"", where="x")
     assert "NeMo" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize("path", ["tokenizer.json", "config.json", "vocab.json"])
+def test_a_file_that_is_read_whole_and_too_large_for_that_is_refused_before_it_is_fetched(path: str) -> None:
+    with pytest.raises(SourceError, match="has 10,000,000,000 bytes, too many") as caught:
+        _select({**BASE, path: 10_000_000_000})
+    assert (caught.value.where or "").endswith(f"/{path}")

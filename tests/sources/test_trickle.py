@@ -15,7 +15,7 @@ from enginepress.s3_access import S3Settings
 from enginepress.sources import Interrupted
 from enginepress.sources.hub_client import HubClient
 from enginepress.sources.s3_client import S3Client
-from enginepress.sources.transfer.http import HttpClient, retry_after
+from enginepress.sources.transfer.http import HttpClient, rate_limit, retry_after
 from enginepress.sources.transfer.pace import Trickle
 
 TIMEOUT = 1.0
@@ -136,3 +136,18 @@ def test_an_object_that_trickles_is_seen_to(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_retry_after_is_read_in_both_of_its_forms(value: str, date: str, seconds: float | None) -> None:
     assert retry_after(value, date) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ('"api";r=0;t=55', 56.0),
+        ('"resolvers" ; r = 0 ; t = 9', 10.0),
+        ('"api";r=0;t=999999999', 300.0),
+        ('"api";r=7;t=55', None),
+        ('"api";r=0', None),
+        ("", None),
+    ],
+)
+def test_what_a_rate_limit_header_says_is_kept_when_nothing_is_left(value: str, seconds: float | None) -> None:
+    assert rate_limit(value) == seconds

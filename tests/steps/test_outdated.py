@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from enginepress.errors import SourceError
+from enginepress.recipe_file import load_recipe
 from enginepress.sources.local import LocalSource
+from enginepress.steps.latest import LatestRevisions
 from enginepress.steps.lock import lock_recipe
 from enginepress.steps.outdated import outdated
 from enginepress.stores.filesystem import FileStore
@@ -19,6 +23,7 @@ from enginepress.workspace import Workspace
 from tests.faulty_http import Fault
 from tests.run.recipes import enginepress
 from tests.s3_server import S3Server
+from tests.sources.hub_server import Fault as HubFault
 from tests.sources.hub_server import HubServer
 from tests.sources.ngc_server import NgcServer
 from tests.sources.tiny import checkpoint, write
@@ -174,6 +179,45 @@ def test_what_fails_is_told_and_touches_no_other(
     assert [s.status for s in states] == ["new", "failed", "failed", "failed", "failed", "failed", "new"]
     assert all(s.error and s.fix for s in states if s.status == "failed")
     assert "NOT_SET_AT_ALL" in states[5].error
+
+
+def test_who_is_interrupted_does_not_wait_for_a_hub_that_asks_to_be_left_alone(
+    hub: HubServer, tmp_path: Path, workspace: Workspace
+) -> None:
+    hub.add_repo("org/tiny", checkpoint())
+    hub.faults.append(HubFault("/api/*", status=429, rate_limit='"api";r=0;t=299', times=-1))
+
+    def ask(path: Path) -> str:
+        if path.name == "interrupt.yaml":
+            while not hub.requests:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with pytest.raises(SourceError, match="fewer requests"):
+            latest.id(load_recipe(path, need_reference=False).source)
+        return "refused"
+
+    paths = [_recipe(tmp_path / "interrupt.yaml", "hf://org/tiny"), _recipe(tmp_path / "a.yaml", "hf://org/tiny")]
+    with LatestRevisions(workspace.path("cache")) as latest, pytest.raises(KeyboardInterrupt):
+        latest.for_each(paths, ask, at_once=2)
+
+
+def test_what_fails_on_a_disk_or_in_a_bucket_touches_no_other(
+    hub: HubServer, tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("boto3")
+    hub.add_repo("org/tiny", checkpoint())
+    uris = {"hub": "hf://org/tiny", "gone": "file:///nowhere/at/all", "empty": "s3://bucket/none", "bucket": "s3://other/tiny"}
+    with S3Server() as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        s3.add("bucket", {"tiny/config.json": b"{}"})
+        uris |= {"kept": "s3://bucket/tiny", "folder": f"file://{write(tmp_path / 'm', checkpoint())}"}
+        states = outdated([_recipe(tmp_path / f"{n}.yaml", uri) for n, uri in uris.items()], workspace.path("cache"))
+    assert {s.name: s.status for s in states} == {
+        **dict.fromkeys(("hub", "kept", "folder"), "new"),
+        **dict.fromkeys(("gone", "empty", "bucket"), "failed"),
+    }
+    assert all(s.error and s.fix for s in states if s.status == "failed")
 
 
 def test_the_commands_lock_and_tell(hub: HubServer, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class Answer:
     @property
     def retry_after(self) -> float | None:
         """Seconds that the server asks to be left alone."""
-        return retry_after(self.header("retry-after"), self.header("date"))
+        asked = retry_after(self.header("retry-after"), self.header("date"))
+        return asked if asked is not None else rate_limit(self.header("ratelimit"))
 
     def body(self, span: tuple[int, int] | None) -> Body:
         """The part of a file that was asked for by `span`, or the whole.
@@ -104,6 +105,13 @@ def retry_after(value: str, date: str = "") -> float | None:
         return None
 
 
+def rate_limit(value: str) -> float | None:
+    """Seconds until a RateLimit header (an IETF draft, of which Hugging Face's hub is a user) allows more requests; None if it
+    does not forbid them."""
+    match = re.search(r";\s*r\s*=\s*0+\s*;\s*t\s*=\s*(\d{1,9})(?!\d)", value)
+    return min(float(match[1]) + 1, MAX_WAIT_SECONDS) if match else None  # a second more: the header's are rounded
+
+
 def public_address(url: str) -> str:
     """An address fit to be shown: without user, password and query."""
     parts = urlsplit(url)
@@ -130,7 +138,7 @@ class HttpClient:
         self._context: ssl.SSLContext | None = None
         self._idle: dict[_Origin, list[http.client.HTTPConnection]] = {}
         self._under_way: dict[http.client.HTTPConnection, socket.socket] = {}
-        self._aborts = 0
+        self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._watch = Watch()
 
@@ -184,25 +192,28 @@ class HttpClient:
             connection.close()
 
     def abort(self) -> None:
-        """Ends every request that is under way: whoever waits for its answer meets Interrupted at once. Others may follow."""
+        """Ends every request that is under way, and all that come after: they meet Interrupted at once. From any thread."""
         with self._lock:
-            self._aborts += 1
+            self._aborted.set()
             under_way = list(self._under_way.values())
         for connection in under_way:
             shut_down(connection)
+
+    def pause(self, seconds: float) -> bool:
+        """Waits so long, or until `abort`; whether it was that."""
+        return self._aborted.wait(seconds)
 
     # One request ------------------------------------------------------------------------------------------------------
 
     def _ask(self, url: str, headers: dict[str, str]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """Sends a request. A kept connection that turns out to be closed is replaced by a new one."""
-        aborts = self._aborts
         while True:
             kept = self._take(_origin(url))
             connection = kept
             try:
                 connection = connection or self._connect(url)
                 with self._lock:
-                    if aborts != self._aborts:
+                    if self._aborted.is_set():
                         raise ConnectionAbortedError("it was given up")
                     self._under_way[connection] = connection.sock
                 connection.request("GET", self._request_target(url), headers=self._headers(url, headers))
@@ -212,7 +223,7 @@ class HttpClient:
                 if connection is not None:
                     self._forget(connection)
                     connection.close()
-                if kept is not None and not isinstance(error, TimeoutError) and aborts == self._aborts:
+                if kept is not None and not isinstance(error, TimeoutError) and not self._aborted.is_set():
                     continue
                 raise Interrupted(self._describe(error)) from None
 
