@@ -18,7 +18,7 @@ from enginepress.engines.versions import Container
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.files import check_relative, explain_os_error, walk_files
 from enginepress.recipe import Recipe
-from enginepress.repository.plans.engine_args import check_engine_args
+from enginepress.repository.plans.engine_args import check_engine_args, draft_model
 
 SIXTEEN_BIT = ("float16", "bfloat16", "float32")
 """Precisions that ask for no quantization."""
@@ -176,8 +176,9 @@ def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:
 
 
 def on_gpus(recipe: Recipe) -> str:
-    """Where it runs, in words: ` on 2 x H100-SXM5-80GB`; empty if the recipe names no GPU."""
-    if recipe.engine.gpu is None:
-        return ""
-    world = recipe.engine.parallelism.world_size
-    return f" on {f'{world} x ' if world > 1 else ''}{recipe.engine.gpu.name}"
+    """Where it runs, in words, and what must lie there beside the release: ` on 2 x H100-SXM5-80GB, with the draft model in
+    /models/draft`; empty if the recipe names neither."""
+    world, gpu = recipe.engine.parallelism.world_size, recipe.engine.gpu
+    where = f" on {f'{world} x ' if world > 1 else ''}{gpu.name}" if gpu is not None else ""
+    draft = draft_model(recipe.serving.engine_args)
+    return where + (f", with the draft model in {draft[1]}" if draft is not None else "")

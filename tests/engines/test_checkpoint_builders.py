@@ -383,7 +383,18 @@ def test_who_can_serve_is_said_with_versions_and_gpus(builder: str) -> None:
     assert served_by[0].startswith("triton in nvcr.io/nvidia/tritonserver:")
     assert "2 x H100-SXM5-80GB" in served_by[0]
     assert any("dynamo" in line for line in served_by)
+    assert not any("draft" in line for line in served_by)
     assert any("NIM 2.x" in line for line in served_by)
+
+
+@BOTH
+def test_a_draft_model_that_must_lie_on_the_server_is_said_in_the_manifest(builder: str) -> None:
+    speculation = {
+        "vllm": {"model": "/models/draft", "num_speculative_tokens": 3},
+        "llmapi": {"decoding_type": "DraftTarget", "max_draft_len": 3, "speculative_model_dir": "/models/draft"},
+    }[builder]
+    served_by = get_builder(builder).served_by(recipe(builder, engine_args={"speculative_config": speculation}))
+    assert "on H100-SXM5-80GB, with the draft model in /models/draft" in served_by[0]
 
 
 @BOTH

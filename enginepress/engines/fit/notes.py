@@ -30,7 +30,8 @@ def notes_of(plan: FitPlan) -> list[str]:
         notes.append(f"the draft model of {plan.draft.field} {missing}: {plan.draft.unseen}")
     if plan.adapters is not None and plan.adapters.count:
         each = f"rank {plan.adapters.rank} ({mib(plan.adapters.adapter)} each)"
-        notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once")
+        asked = "; the llmapi model takes none in a request" if engine.builder == "llmapi" else ""
+        notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once{asked}")
     if (left := _texts_left(plan.recipe)) is not None:
         notes.append(left)
     if plan.shape.windowed_layers and plan.cache.window is None:
