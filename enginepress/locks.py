@@ -64,6 +64,12 @@ class Lock:
                     break
                 time.sleep(_HANDOVER_SECONDS)  # somebody was faster
                 continue
+            if not holder and os.path.lexists(self.path) and not os.access(self.path, os.R_OK):
+                raise WorkspaceError(
+                    "is another user's lock and may not be read, so nobody can tell whether its holder lives",
+                    where=str(self.path),
+                    fix="let those who share this place share a group, and run with umask 027 or 002",
+                )
             if is_gone(holder) or stillness.seen(holder) > STALE_SECONDS:
                 self._break(holder)
                 continue

@@ -192,6 +192,17 @@ def test_a_process_that_proc_hides_counts_as_running(monkeypatch: pytest.MonkeyP
     assert not is_gone({**owner, "kernel": "another"})
 
 
+def test_another_users_lock_that_may_not_be_read_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To wait for its heartbeat would be in vain, and to take it over would rob one who lives."""
+    path = tmp_path / "x.json"
+    path.write_text("")
+    monkeypatch.setattr(os, "access", lambda asked, mode: False)
+    with pytest.raises(WorkspaceError, match="may not be read") as caught, Lock(path, about="me"):
+        pass
+    assert caught.value.where == str(path)
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
 def _count_in_lock(path: Path, counter: Path) -> None:
     for _ in range(5):
         with Lock(path, about="counting"):
