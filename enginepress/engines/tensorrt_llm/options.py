@@ -54,14 +54,26 @@ def merge_options(
                 merged[name] = None
             continue
         text = _text(value, flag)
-        if (reason := flag.refusal(text)) is not None:
-            raise RecipeError(f"'{text}' {reason}", where=field)
-        merged[name] = text
+        several = flag.nargs in ("+", "*")
+        for one in text.split() if several else [text]:
+            if (reason := flag.refusal(one)) is not None:
+                raise RecipeError(f"'{one}' {reason}", where=field)
+        merged[name] = Several(text) if several else text
     return merged
 
 
+class Several(str):
+    """Values of a flag that takes several, parted by blanks as on a command line."""
+
+
 def command_line(arguments: Mapping[str, str | None]) -> list[str]:
-    return [part for name, value in arguments.items() for part in ((name,) if value is None else (name, value))]
+    return [part for name, value in arguments.items() for part in (name, *_values(value))]
+
+
+def _values(value: str | None) -> list[str]:
+    if value is None:
+        return []
+    return value.split() if isinstance(value, Several) else [value]
 
 
 def enabled(arguments: Mapping[str, str | None], name: str) -> bool:

@@ -238,3 +238,15 @@ def test_rowwise_fp8_and_smoothquant_go_by_the_script() -> None:
 def test_a_flag_that_only_some_reading_has_may_be_asked_for() -> None:
     plan = plan_build(config(), recipe(options={"build": {"norm_quant_fusion": "enable"}}), version="0.20.0", sm="90")
     assert plan["--norm_quant_fusion"] == "enable"
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_a_flag_that_takes_several_values_gets_each_by_itself(version: str) -> None:
+    """As one argument, trtllm-build takes "attn_q attn_v" for the name of one module, which it does not know."""
+    build = {"lora_plugin": "auto", "lora_target_modules": "attn_q attn_v", "max_lora_rank": 8}
+    asked = recipe(options={"build": build})
+    line = command_line(plan_build(config("LlamaForCausalLM"), asked, version=version, sm="90"))
+    at = line.index("--lora_target_modules")
+    assert line[at + 1 : at + 3] == ["attn_q", "attn_v"]
+    assert line[at + 3].startswith("--")
+    assert taken("trtllm-build", version, line)["lora_target_modules"] == ["attn_q", "attn_v"]
