@@ -233,7 +233,10 @@ def test_a_disk_that_is_full_for_the_last_record_too_keeps_the_one_before(
     with pytest.raises(SourceError, match="status 503"):
         large.fetch(tmp_path / "out", streams=1)
     (record,) = tmp_path.glob("*.json")
-    assert json.loads(record.read_text())["spans"] == [[0, 524_288]]
+    # The one before may lack the last block, however small that was.
+    ((start, stop),) = json.loads(record.read_text())["spans"]
+    assert start == 0
+    assert 524_288 - SMALL["record_bytes"] < stop <= 524_288
 
 
 def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(large: Large, tmp_path: Path) -> None:
