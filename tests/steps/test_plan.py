@@ -378,3 +378,36 @@ def test_a_smaller_cache_of_16_bit_weights_is_asked_of_the_llm_api(tmp_path: Pat
     offered = _changes(step.plan_recipe(of))
     assert {"serving.engine_args.kv_cache_config": {"dtype": "fp8"}} in offered
     assert not any("engine.kv_cache" in change for change in offered)
+
+
+def _drafting(folder: Path, draft: Path) -> Recipe:
+    speculation = {"model": str(draft), "num_speculative_tokens": 3}
+    serving = {"engine_args": {"speculative_config": speculation}}
+    return of_folder(folder, builder="vllm", precision="bfloat16", gpu="H100-SXM5-80GB", serving=serving)
+
+
+def test_a_draft_model_whose_folder_is_here_is_planned_by_its_config_and_sizes(tmp_path: Path) -> None:
+    draft = checkpoint(tmp_path / "draft", "qwen2.5-7b", gigabytes=15.2)
+    report = step.plan_recipe(_drafting(checkpoint(tmp_path / "checkpoint"), draft))
+    assert isinstance(report.plan, FitPlan)
+    assert report.plan.draft_weights == pytest.approx(15.2 * GB, rel=1e-6)
+    assert report.refusal is None
+    assert report.to_json()["rank"]["draft_weights"] == report.plan.draft_weights
+    rows = step.compare(_drafting(tmp_path / "checkpoint", draft))
+    assert all(row.plan.draft_weights == report.plan.draft_weights for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "has no config.json on this machine"), ("{", "config.json"), ("{}", "num_hid")]
+)
+def test_a_draft_model_that_cannot_be_read_is_said_to_be_missing_and_why(tmp_path: Path, content: str | None, said: str) -> None:
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    if content is not None:
+        (draft / "config.json").write_text(content)
+    report = step.plan_recipe(_drafting(checkpoint(tmp_path / "checkpoint"), draft))
+    assert isinstance(report.plan, FitPlan)
+    (note,) = [note for note in report.plan.notes if "draft model" in note]
+    assert "neither its weights nor its KV cache" in note
+    assert said in note
+    assert (report.plan.draft_weights, report.refusal) == (0, None)
