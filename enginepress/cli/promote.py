@@ -55,5 +55,5 @@ def promote(
         expect=before if expect is None else expect or None,
         trust=trust,
     )
-    was = " (a new channel)" if made else f", and was on {before}" if before is not None else ""
+    was = " (a new channel)" if made else f", and was on {before}" if before not in (None, release) else ""
     click.echo(f"{recipe.name}: channel {channel} is on release {release}{was}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from enginepress.engines import get_builder
-from enginepress.errors import EnginepressError
+from enginepress.errors import EnginepressError, StoreError
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.serving.installation import find_installation, prepare, probe_python
@@ -98,6 +98,14 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 # Registry -------------------------------------------------------------------------------------------------------------
 
 
+def _channels(store: Store, model: str) -> dict[str, int]:
+    """None where they cannot be read: that is among the findings about the store."""
+    try:
+        return store.channels(model)
+    except StoreError:
+        return {}
+
+
 def _registry_uri(recipe: Recipe, workspace: Workspace, store: Store) -> str:
     try:
         known = registered_at(store, recipe.name, reversed(whole_releases(store, recipe.name)))
@@ -132,7 +140,7 @@ def _registry(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterator[Fi
                 yield Finding("mended", what, f"release {number} registered")
             else:
                 yield Finding("error", what, f"release {number} is not registered", REPAIR)
-        for channel, number in store.channels(recipe.name).items():
+        for channel, number in _channels(store, recipe.name).items():
             alias = registry.alias(recipe.name, channel)
             if alias == number:
                 yield Finding("ok", f"channel {channel}", f"release {number}, in the store and in MLflow")

@@ -305,6 +305,15 @@ def test_doctor_reports_a_channel_whose_readers_see_something_else(place: Place)
     ]
 
 
+def test_doctor_names_a_link_that_is_no_channel(place: Place) -> None:
+    link = place.stores[0].root / MODEL / "channels/production"
+    link.unlink()
+    link.symlink_to("/etc")
+    found = findings(place)
+    assert {status for status, _, _ in found} == {"error"}
+    assert all("points to /etc, which is no activation of this channel" in message for _, _, message in found)
+
+
 def test_doctor_reports_and_copies_signatures(place: Place, pair: KeyPair, tmp_path: Path) -> None:
     first, second = place.stores
     place.write(signing={"public_key": str(pair.public), "require": True})
