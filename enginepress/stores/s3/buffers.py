@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 1024 * 1024
 
 
 class Buffers:
@@ -19,6 +23,7 @@ class Buffers:
         self._free: list[bytearray] = []
         self._size = size
         self._left = threading.BoundedSemaphore(most)
+        _give_back_at_once()
 
     def take(self) -> bytearray:
         self._left.acquire()
@@ -43,3 +48,11 @@ class Buffers:
             with suppress(IndexError):
                 self._free.pop()  # its memory, too
             yield
+
+
+def _give_back_at_once() -> None:
+    """What is large goes back to the kernel when it is freed. glibc would keep it, for each thread apart, once it has seen such
+    sizes come and go: three times what is in use."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def main(first: str, *rest: str) -> None:
         except StoreError as error:
             print(json.dumps({"refused": str(error)}))
     else:
-        print(json.dumps({"release": publish(store, Path(first), rest[0]).release}))
+        release = publish(store, Path(first), rest[0]).release
+        print(json.dumps({"release": release, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 if __name__ == "__main__":
