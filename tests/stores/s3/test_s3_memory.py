@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 @pytest.mark.slow
 def test_files_whose_last_parts_are_large_take_no_more_memory_than_others(server: S3Server, source: Path) -> None:
     """Last parts that nearly fill a buffer, and files that are sent whole: sizes that come and go in every thread."""
-    for index in range(8):
+    for index in range(16):
         for name, size in (("parts", 31 * MIB + index), ("whole", 16 * MIB - index)):
             with open(source / MODEL / "0" / f"{name}{index}.bin", "xb") as stream:
                 stream.truncate(size)
