@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from enginepress.errors import EnginepressError
+from enginepress.errors import EnginepressError, WorkspaceError
 from enginepress.report.markdown import code_span, inline, table
 from enginepress.workspace import Workspace
 
@@ -190,7 +190,7 @@ class Attempts:
         try:
             data = self._workspace.read_json("watch", "attempts.json") or {}
             return {p: Failure(str(f["tried"]), int(f["failures"]), float(f["again"]), dict(f["error"])) for p, f in data.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (WorkspaceError, ValueError, KeyError, TypeError, AttributeError):
             return {}  # what cannot be read costs a build that fails once more
 
 
