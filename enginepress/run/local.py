@@ -200,6 +200,8 @@ def _following(folder: Path, follow: Follow | None) -> Iterator[None]:
 
     def look() -> None:
         for step in STEPS:
+            if told.get(step, ("", ""))[0] == "done":
+                continue  # its seconds may still grow a little while it writes what people look at
             state = _state(folder, step)
             if state is not None and told.get(step) != state:
                 told[step] = state

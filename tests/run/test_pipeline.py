@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from enginepress.files import write_atomic
+from enginepress.run.local import _following
 from enginepress.steps import STEPS
 
 
@@ -57,3 +61,21 @@ def test_each_component_explains_its_parameters() -> None:
 def test_a_run_keeps_the_pipeline_that_it_ran(compiled: dict[str, Any], finished_once: Any) -> None:
     (kept,) = (finished_once.folder / "workspace" / "runs").glob("*/pipeline.yaml")
     assert next(yaml.safe_load_all(Path(kept).read_text()))["root"] == compiled["root"]
+
+
+def test_a_step_that_is_done_is_told_once(tmp_path: Path) -> None:
+    """Its record is written again when what people look at is there, too."""
+    told: list[tuple[str, str, str]] = []
+
+    def leave(seconds: float) -> None:
+        record = {"step": "build", "status": "done", "seconds": seconds, "facts": {}}
+        write_atomic(tmp_path / "build.json", json.dumps(record))
+
+    leave(1.0)
+    with _following(tmp_path, lambda *what: told.append(what)):
+        deadline = time.monotonic() + 30
+        while not told:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        leave(1.4)
+    assert told == [("build", "done", "1.0 s")]
