@@ -15,6 +15,7 @@ HEAVY = {
     "pydantic",
     "kfp",
     "mlflow",
+    "awscrt",
     "boto3",
     "cryptography",
     "model_signing",

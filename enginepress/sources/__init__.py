@@ -43,16 +43,20 @@ class RemoteFile:
 
     Attributes:
         version: what the source must be told to give exactly this file, where path and revision do not say it (S3).
+        checksum: a CRC that the source keeps of it, where its digest is "none" (`transfer.checksums` has the form), or "". It is
+            compared, and identifies nothing.
     """
 
     path: str
     size: int
     digest: Digest
     version: str = ""
+    checksum: str = ""
 
     def to_json(self) -> dict[str, Any]:
         entry = {"path": self.path, "size": self.size, self.digest.algorithm: self.digest.value}
-        return {**entry, "version": self.version} if self.version else entry
+        more = {"version": self.version, "checksum": self.checksum}
+        return {**entry, **{name: value for name, value in more.items() if value}}
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class Revision:
     def from_json(data: Mapping[str, Any]) -> Revision:
         def remote(entry: Mapping[str, Any]) -> RemoteFile:
             algorithm: Algorithm = next(a for a in get_args(Algorithm) if a in entry)
-            return RemoteFile(entry["path"], entry["size"], Digest(algorithm, entry[algorithm]), entry.get("version", ""))
+            digest = Digest(algorithm, entry[algorithm])
+            return RemoteFile(entry["path"], entry["size"], digest, entry.get("version", ""), entry.get("checksum", ""))
 
         return Revision(data["source"], data["id"], tuple(remote(f) for f in data["files"]), tuple(data.get("unused", ())))
 

@@ -7,8 +7,9 @@ A listing is one request a thousand objects; as long as it says the same, nothin
 
 Where the bucket keeps versions, the version ids are part of the revision, and later writers change nothing. Elsewhere an
 object is only taken while it still has the ETag that was listed. It is verified against the sha256 that the server has of
-it, else against its MD5 (the ETag of an upload in one part); of an upload in parts the server knows neither, and the sha256
-of what came first is demanded from then on (`enginepress.sources.seen`). `source.digests` settles it from the start.
+it, else against its MD5 (the ETag of an upload in one part). Of an upload in parts the server knows neither: what comes is
+compared with the CRC that it keeps, if it keeps one, and the sha256 of what came first is demanded from then on
+(`enginepress.sources.seen`). `source.digests` settles it from the start.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class S3Source:
             raise SourceError(
                 "is being changed", where=f"{self.uri}/{path}", fix="let whoever writes the folder finish, then run again"
             )
-        return RemoteFile(path, head.size, self._digest(path, head), head.version or _BY_ETAG + head.etag)
+        digest = self._digest(path, head)
+        checksum = head.checksum if digest.algorithm == "none" else ""
+        return RemoteFile(path, head.size, digest, head.version or _BY_ETAG + head.etag, checksum)
 
     def _digest(self, path: str, head: ObjectHead) -> Digest:
         pinned = self._digests.get(path)

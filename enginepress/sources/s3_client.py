@@ -17,6 +17,7 @@ from enginepress.errors import SourceError
 from enginepress.s3_access import S3Settings, Words, boto_client, in_words
 from enginepress.sources import Body, Interrupted
 from enginepress.sources.asking import ask_patiently
+from enginepress.sources.transfer.checksums import WIDTH, crc_of_kind
 
 MAX_OBJECTS = 100_000
 BLOCK = 256 * 1024
@@ -40,6 +41,7 @@ class ObjectHead:
         version: its version id in a bucket that keeps versions, else "".
         sha256: hex, if the server has one of the whole object.
         md5: hex, if the ETag is the content's MD5: uploaded in one part, and not encrypted with a key of its own.
+        checksum: another one that can be computed here, as `transfer.checksums` writes it; asked for where there is neither.
     """
 
     size: int
@@ -47,6 +49,7 @@ class ObjectHead:
     version: str
     sha256: str | None
     md5: str | None
+    checksum: str = ""
 
 
 class S3Client:
@@ -89,14 +92,30 @@ class S3Client:
         answer = self._ask("head_object", where, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         etag = str(answer.get("ETag", "")).strip('"')
         version = str(answer.get("VersionId") or "")
+        size = int(answer["ContentLength"])
         encrypted = "SSECustomerAlgorithm" in answer or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
-        return ObjectHead(
-            size=int(answer["ContentLength"]),
-            etag=etag,
-            version="" if version == "null" else version,
-            sha256=_whole_sha256(answer),
-            md5=etag if re.fullmatch(r"[0-9a-f]{32}", etag) and not encrypted else None,
-        )
+        sha256 = _whole_sha256(answer)
+        md5 = etag if re.fullmatch(r"[0-9a-f]{32}", etag) and not encrypted else None
+        checksum = "" if sha256 or md5 else self._checksum(key, answer, size)
+        return ObjectHead(size, etag, "" if version == "null" else version, sha256, md5, checksum)
+
+    def _checksum(self, key: str, answer: Mapping[str, Any], size: int) -> str:
+        """The first CRC of an answer that can be computed here. Of an upload in parts, their size is asked for as well."""
+        for name, kind in _CRCS.items():
+            value, _, parts = str(answer.get(name) or "").partition("-")
+            raw = _decoded(value, WIDTH[kind])
+            if raw is None or crc_of_kind(kind) is None:
+                continue
+            if not parts:
+                return f"{kind}:{raw.hex()}"
+            query = {"Bucket": self.bucket, "Key": key, "PartNumber": 1}
+            if "VersionId" in answer and answer["VersionId"] != "null":
+                query["VersionId"] = answer["VersionId"]
+            part_bytes = int(self._ask("head_object", f"s3://{self.bucket}/{key}", **query)["ContentLength"])
+            # A server that does not know parts says the size of the whole; one whose parts differ in size cannot be followed.
+            if parts.isdecimal() and part_bytes and -(-size // part_bytes) == int(parts):
+                return f"{kind}:{raw.hex()}-{parts}/{part_bytes}"
+        return ""
 
     @contextmanager
     def open_range(self, key: str, start: int, stop: int, *, version: str = "", etag: str = "") -> Iterator[Body]:
@@ -176,8 +195,17 @@ def _whole_sha256(answer: Mapping[str, Any]) -> str | None:
     value = str(answer.get("ChecksumSHA256") or "")
     if not value or "-" in value or answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
         return None
+    raw = _decoded(value, 32)
+    return raw.hex() if raw is not None else None
+
+
+_CRCS = {"ChecksumCRC64NVME": "crc64nvme", "ChecksumCRC32C": "crc32c", "ChecksumCRC32": "crc32"}
+
+
+def _decoded(value: str, count: int) -> bytes | None:
+    """So many bytes of base64, or None."""
     try:
         raw = b64decode(value, validate=True)
     except (Base64Error, ValueError):
         return None
-    return raw.hex() if len(raw) == 32 else None
+    return raw if len(raw) == count else None

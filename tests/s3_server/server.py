@@ -24,6 +24,8 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+import awscrt.checksums as crt
+
 from tests.faulty_http import Fault, FaultyHandler, FaultyServer, Request
 from tests.s3_server.signature import Refused, check_signature
 
@@ -31,6 +33,8 @@ _HASHES: dict[str, Callable[[bytes], bytes]] = {
     "x-amz-checksum-sha256": lambda data: hashlib.sha256(data).digest(),
     "x-amz-checksum-sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
     "x-amz-checksum-crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
+    "x-amz-checksum-crc32c": lambda data: crt.crc32c(data).to_bytes(4, "big"),
+    "x-amz-checksum-crc64nvme": lambda data: crt.crc64nvme(data).to_bytes(8, "big"),
 }
 
 
@@ -40,6 +44,7 @@ class StoredObject:
 
     Attributes:
         checksums: headers that HEAD and GET give back when asked for.
+        part_bytes: size of the parts in which it was uploaded, 0 for one part.
         metadata: headers `x-amz-meta-…` that they give back always.
         modified: when it was written, in seconds.
     """
@@ -50,6 +55,7 @@ class StoredObject:
     checksums: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     modified: float = field(default_factory=time.time)
+    part_bytes: int = 0
 
 
 @dataclass
@@ -121,17 +127,30 @@ class S3Server(FaultyServer):
             "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
         }
 
-    def add(self, bucket: str, objects: Mapping[str, bytes], *, prefix: str = "", sha256: bool = False, parts: int = 1) -> Bucket:
+    def add(
+        self,
+        bucket: str,
+        objects: Mapping[str, bytes],
+        *,
+        prefix: str = "",
+        sha256: bool = False,
+        parts: int = 1,
+        crc: str = "crc32",
+    ) -> Bucket:
         """Puts objects without a request.
 
         Args:
             sha256: as if they had been uploaded with that checksum.
-            parts: as if they had been uploaded in so many parts: their ETag is no MD5 then.
+            parts: as if they had been uploaded in so many parts: their ETag is no MD5 then, and their CRC-32 one of CRCs.
+            crc: as if they had been uploaded with that checksum: crc32, crc32c or crc64nvme; "" for a server that keeps none.
         """
         found = self.buckets.setdefault(bucket, Bucket())
         for name, data in objects.items():
-            checksums = _checksums(data, "x-amz-checksum-sha256") if sha256 else _checksums(data, "x-amz-checksum-crc32")
-            self._store(found, prefix + name, data, checksums, etag=None if parts == 1 else _parts_etag(data, parts))
+            part_bytes = (-(-len(data) // parts) or 1) if parts > 1 else 0
+            kept = "sha256" if sha256 else crc
+            checksums = _checksums(data, f"x-amz-checksum-{kept}", part_bytes if kept == "crc32" else 0) if kept else {}
+            etag = _parts_etag(data, part_bytes) if part_bytes else None
+            self._store(found, prefix + name, data, checksums, etag, part_bytes=part_bytes)
         return found
 
     def _store(
@@ -142,12 +161,13 @@ class S3Server(FaultyServer):
         checksums: Mapping[str, str],
         etag: str | None,
         metadata: Mapping[str, str] | None = None,
+        part_bytes: int = 0,
     ) -> StoredObject:
         if self.quota is not None and self._used() + len(data) > self.quota:
             raise Refused("QuotaExceeded")
         version = uuid.uuid4().hex if bucket.versioned else "null"
         etag = etag or hashlib.md5(data, usedforsecurity=False).hexdigest()
-        stored = StoredObject(data, etag, version, checksums, metadata or {})
+        stored = StoredObject(data, etag, version, checksums, metadata or {}, part_bytes=part_bytes)
         versions = bucket.objects.setdefault(key, [])
         if not bucket.versioned:
             versions.clear()
@@ -252,6 +272,8 @@ class S3Server(FaultyServer):
         headers = _headers(found, checksums=asked and self.publishes)
         fault = self.fault(key) or self.fault(f"{handler.command} {key}") or Fault("")
         data = found.data
+        if handler.seen.query.get("partNumber") == "1" and found.part_bytes:
+            data = data[: found.part_bytes]
         return lambda: handler.send_data(data, headers, fault)
 
     def _check_conditions(self, handler: FaultyHandler, current: StoredObject | None) -> None:
@@ -419,18 +441,27 @@ def _headers(stored: StoredObject, *, checksums: bool) -> dict[str, str]:
     if stored.version != "null":
         headers["x-amz-version-id"] = stored.version
     if checksums and stored.checksums:
-        headers |= {**stored.checksums, "x-amz-checksum-type": "FULL_OBJECT"}
+        composite = any("-" in value for value in stored.checksums.values())
+        headers |= {**stored.checksums, "x-amz-checksum-type": "COMPOSITE" if composite else "FULL_OBJECT"}
     return headers
 
 
-def _checksums(data: bytes, name: str) -> dict[str, str]:
-    return {name: base64.b64encode(_HASHES[name](data)).decode()}
+def _checksums(data: bytes, name: str, part_bytes: int = 0) -> dict[str, str]:
+    """As a header; with `part_bytes` that of the parts' checksums."""
+    compute = _HASHES[name]
+    if not part_bytes:
+        return {name: base64.b64encode(compute(data)).decode()}
+    found = [compute(part) for part in _parts(data, part_bytes)]
+    return {name: f"{base64.b64encode(compute(b''.join(found))).decode()}-{len(found)}"}
 
 
-def _parts_etag(data: bytes, parts: int) -> str:
-    size = -(-len(data) // parts) or 1
-    digests = b"".join(hashlib.md5(data[at : at + size], usedforsecurity=False).digest() for at in range(0, len(data), size))
-    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{parts}"
+def _parts_etag(data: bytes, part_bytes: int) -> str:
+    digests = [hashlib.md5(part, usedforsecurity=False).digest() for part in _parts(data, part_bytes)]
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+def _parts(data: bytes, part_bytes: int) -> list[bytes]:
+    return [data[at : at + part_bytes] for at in range(0, len(data), part_bytes)] or [b""]
 
 
 def _received(headers: Mapping[str, str], raw: bytes, compares: Collection[str]) -> tuple[bytes, dict[str, str]]:

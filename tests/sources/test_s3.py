@@ -114,6 +114,28 @@ def test_the_best_digest_that_the_server_has_is_used(
     assert _fetch(_open(), revision, "model.safetensors", tmp_path) == files["model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("crc", "parts", "says"),
+    [("crc32", 3, "crc32 "), ("crc32c", 3, "crc32c "), ("crc64nvme", 3, "crc64nvme "), ("", 3, None)],
+)
+def test_a_flipped_bit_of_an_upload_in_parts_is_found_by_the_crc_that_the_server_keeps(
+    crc: str, parts: int, says: str | None, s3: S3Server, tmp_path: Path
+) -> None:
+    files = checkpoint()
+    s3.add("bucket", {}).versioned = True
+    s3.add("bucket", files, prefix=f"{FOLDER}/", parts=parts, crc=crc)
+    revision = _open().resolve()
+    assert {f.digest.algorithm for f in revision.files} == {"none"}
+    assert Revision.from_json(json.loads(json.dumps(revision.to_json()))) == revision
+    s3.faults.append(Fault("*model.safetensors", corrupt_at=5000))
+    if says is None:  # nothing tells: the sha256 of what came first is demanded from then on
+        assert _fetch(_open(), revision, "model.safetensors", tmp_path) != files["model.safetensors"]
+        return
+    with pytest.raises(SourceError, match=f"not what its source published: .* with {says}"):
+        _fetch(_open(), revision, "model.safetensors", tmp_path)
+    assert _fetch(_open(), revision, "model.safetensors", tmp_path) == files["model.safetensors"]
+
+
 def test_digests_of_the_recipe_are_demanded_where_the_server_has_none(s3: S3Server, tmp_path: Path) -> None:
     files = checkpoint()
     s3.add("bucket", files, prefix=f"{FOLDER}/", parts=2)

@@ -6,6 +6,7 @@ import hashlib
 
 from enginepress.errors import SourceError
 from enginepress.sources import RemoteFile
+from enginepress.sources.transfer.checksums import Checksum
 
 MISMATCH = (
     "is not what its source published",
@@ -20,12 +21,15 @@ class FileHash:
         self._file = file
         self._sha256 = hashlib.sha256()
         self._other = _other_hash(file)
+        self._checksum = _checksum(file)
         self.size = 0
 
     def update(self, block: bytes | memoryview) -> None:
         self._sha256.update(block)
         if self._other is not None:
             self._other.update(block)
+        if self._checksum is not None:
+            self._checksum.update(block)
         self.size += len(block)
 
     @property
@@ -40,7 +44,8 @@ class FileHash:
     def matches(self) -> bool:
         """Whether these are the bytes that the source published."""
         expected = self._file.digest
-        return self.size == self._file.size and (expected.algorithm == "none" or self.published == expected.value)
+        whole = self.size == self._file.size and (expected.algorithm == "none" or self.published == expected.value)
+        return whole and (self._checksum is None or self._checksum.matches())
 
     def check(self, where: str, mismatch: tuple[str, str] = MISMATCH) -> None:
         """Raises SourceError, with both digests, unless these are the bytes that the source published.
@@ -50,10 +55,14 @@ class FileHash:
         """
         if self.matches():
             return
-        expected = self._file.digest
+        expected, checksum = self._file.digest, self._checksum
+        kind, value, wanted = (
+            (expected.algorithm, self.published, expected.value)
+            if checksum is None
+            else (checksum.kind, checksum.value, checksum.wanted)
+        )
         raise SourceError(
-            f"{mismatch[0]}: it has {self.size:,} bytes with {expected.algorithm} {self.published}, "
-            f"and should have {self._file.size:,} with {expected.value}",
+            f"{mismatch[0]}: it has {self.size:,} bytes with {kind} {value}, and should have {self._file.size:,} with {wanted}",
             where=where,
             fix=mismatch[1],
         )
@@ -65,3 +74,11 @@ def _other_hash(file: RemoteFile) -> hashlib._Hash | None:
     if file.digest.algorithm == "md5":
         return hashlib.md5(usedforsecurity=False)
     return None
+
+
+def _checksum(file: RemoteFile) -> Checksum | None:
+    """What was resolved on another machine may be of a kind that only that one can compute."""
+    try:
+        return Checksum(file.checksum) if file.checksum else None
+    except ValueError:
+        return None
