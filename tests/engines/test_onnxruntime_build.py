@@ -59,6 +59,7 @@ def test_an_int4_llama_runs_and_stays_near(warm: WarmBuilder, tmp_path: Path) ->
     assert likeness.top > 0.25
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes_from_another_folder_with_other_threads(
     warm: WarmBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,8 @@ def test_the_tool_runs_as_a_process_of_its_own_offline_and_without_secrets(
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == environment["HF_DATASETS_OFFLINE"] == "1"
 
 
-@pytest.mark.parametrize("precision", ["fp8", pytest.param("int4_awq", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp8", "int4_awq"])
 def test_the_same_checkpoint_gives_the_same_bytes(precision: str, tmp_path: Path, warm: None) -> None:
     checkpoint, calibration = checkpoint_in(tmp_path), calibration_file(tmp_path)
     digests = []

@@ -51,6 +51,7 @@ def test_a_puller_moves_its_server_with_every_move_of_the_channel(tmp_path: Path
     assert set(clients.answers) == set(says.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", [2, MANY])
 def test_four_models_behind_an_ensemble_move_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trt: list[TrtRelease], moves: int

@@ -63,7 +63,13 @@ def test_a_changed_build_field_makes_a_second_release_and_keeps_the_first(
     assert len(engines) == 1, "the engine does not depend on how it is served"
 
 
-@pytest.mark.parametrize("keep_workspace", [True, False], ids=["with its workspace", "with an empty workspace"])
+@pytest.mark.parametrize(
+    "keep_workspace",
+    [
+        pytest.param(True, id="with its workspace"),
+        pytest.param(False, marks=pytest.mark.slow, id="with an empty workspace"),
+    ],
+)
 def test_a_new_channel_and_a_new_store_are_served_without_a_rebuild(
     finished: Finished, checkpoint: Path, keep_workspace: bool
 ) -> None:
@@ -87,6 +93,7 @@ def test_a_new_channel_and_a_new_store_are_served_without_a_rebuild(
     assert content_digest_of(first) == content_digest_of(second)
 
 
+@pytest.mark.slow
 def test_another_registry_gets_the_release_and_its_aliases_without_a_rebuild(finished: Finished, checkpoint: Path) -> None:
     from enginepress.recipe_file import load_recipe
     from enginepress.registry import MlflowRegistry

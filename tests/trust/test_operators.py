@@ -341,6 +341,7 @@ def test_doctor_names_releases_that_differ_and_things_that_lie_about(place: Plac
     assert any("notes.txt" in message for message in said)
 
 
+@pytest.mark.slow
 def test_a_version_of_another_release_with_the_same_number_does_not_count_as_registered(
     place: Place,
     tmp_path: Path,
@@ -367,6 +368,7 @@ def test_a_version_of_another_release_with_the_same_number_does_not_count_as_reg
     assert "release 2 is not registered" not in found()
 
 
+@pytest.mark.slow
 def test_an_alias_that_could_not_be_moved_is_moved_by_doctor(
     place: Place,
     tmp_path: Path,
