@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from enginepress.sources.transfer.checksums import WIDTH, Checksum, crc_of_kind
 
+WITH_AWSCRT = pytest.mark.skipif(crc_of_kind("crc64nvme") is None, reason="awscrt is not installed")
+COMPUTED = [kind for kind in WIDTH if crc_of_kind(kind) is not None]
 CHECK = {"crc32": "cbf43926", "crc32c": "e3069283", "crc64nvme": "ae8b14860a799888"}
 """Of the nine bytes 123456789, as the catalogue of CRCs has them."""
 
 
-@pytest.mark.parametrize("kind", CHECK)
+@pytest.mark.parametrize("kind", ["crc32", *(pytest.param(k, marks=WITH_AWSCRT) for k in ("crc32c", "crc64nvme"))])
 def test_the_well_known_value_comes_out(kind: str) -> None:
     checksum = Checksum(f"{kind}:{CHECK[kind]}")
     checksum.update(b"12345")
@@ -35,7 +37,11 @@ def test_blocks_may_be_cut_anywhere(data: bytes, cuts: list[int], part: int) -> 
     assert checksum.matches()
 
 
-@given(data=st.binary(min_size=1, max_size=100), bit=st.integers(0, 799), kind=st.sampled_from(sorted(WIDTH)))
+@given(
+    data=st.binary(min_size=1, max_size=100),
+    bit=st.integers(0, 799),
+    kind=st.sampled_from(COMPUTED),
+)
 def test_one_flipped_bit_is_found(data: bytes, bit: int, kind: str) -> None:
     crc = crc_of_kind(kind)
     assert crc is not None

@@ -4,7 +4,8 @@
     crc32:8b5f1c2a-6/8388608       of the CRCs of its 6 parts, all of 8,388,608 bytes but the last: what S3 keeps of an upload in
                                    parts, if the client asked for nothing else
 
-CRC-32 is in Python's own library. CRC-32C and CRC-64/NVME, which the AWS command line sends, come from awscrt.
+CRC-32 is in Python's own library. CRC-32C and CRC-64/NVME, which the AWS command line sends, come from awscrt where that is
+installed. No extra brings it: boto3 uses it, too, and publishing to S3 then takes half as much processor time and memory again.
 """
 
 from __future__ import annotations
