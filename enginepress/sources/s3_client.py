@@ -108,13 +108,19 @@ class S3Client:
                 continue
             if not parts:
                 return f"{kind}:{raw.hex()}"
-            query = {"Bucket": self.bucket, "Key": key, "PartNumber": 1}
+            query = {"Bucket": self.bucket, "Key": key}
             if "VersionId" in answer and answer["VersionId"] != "null":
                 query["VersionId"] = answer["VersionId"]
-            part_bytes = int(self._ask("head_object", f"s3://{self.bucket}/{key}", **query)["ContentLength"])
-            # A server that does not know parts says the size of the whole; one whose parts differ in size cannot be followed.
-            if parts.isdecimal() and part_bytes and -(-size // part_bytes) == int(parts):
-                return f"{kind}:{raw.hex()}-{parts}/{part_bytes}"
+            where, count = f"s3://{self.bucket}/{key}", int(parts) if parts.isdecimal() else 0
+            try:
+                first, last = (
+                    int(self._ask("head_object", where, **query, PartNumber=number)["ContentLength"]) for number in (1, count)
+                )
+            except SourceError:
+                return ""  # a server that cannot be asked for parts
+            # One that passes over the question says the size of the whole; parts of several sizes cannot be followed.
+            if count and 0 < last <= first and first * (count - 1) + last == size:
+                return f"{kind}:{raw.hex()}-{count}/{first}"
         return ""
 
     @contextmanager

@@ -276,8 +276,8 @@ class S3Server(FaultyServer):
         headers = _headers(found, checksums=asked and self.publishes)
         fault = self.fault(key) or self.fault(f"{handler.command} {key}") or Fault("")
         data = found.data
-        if handler.seen.query.get("partNumber") == "1" and found.part_bytes:
-            data = data[: found.part_bytes]
+        if found.part_bytes and (number := handler.seen.query.get("partNumber")):
+            data = data[(int(number) - 1) * found.part_bytes : int(number) * found.part_bytes]
         return lambda: handler.send_data(data, headers, fault)
 
     def _check_conditions(self, handler: FaultyHandler, current: StoredObject | None) -> None:

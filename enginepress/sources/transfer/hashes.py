@@ -56,11 +56,9 @@ class FileHash:
         if self.matches():
             return
         expected, checksum = self._file.digest, self._checksum
-        kind, value, wanted = (
-            (expected.algorithm, self.published, expected.value)
-            if checksum is None
-            else (checksum.kind, checksum.value, checksum.wanted)
-        )
+        kind, value, wanted = expected.algorithm, self.published, expected.value
+        if expected.algorithm == "none" and checksum is not None:
+            kind, value, wanted = checksum.kind, checksum.value, checksum.wanted
         raise SourceError(
             f"{mismatch[0]}: it has {self.size:,} bytes with {kind} {value}, and should have {self._file.size:,} with {wanted}",
             where=where,
