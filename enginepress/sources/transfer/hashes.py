@@ -56,7 +56,8 @@ class FileHash:
         if self.matches():
             return
         expected, checksum = self._file.digest, self._checksum
-        kind, value, wanted = expected.algorithm, self.published, expected.value
+        kind: str = expected.algorithm
+        value, wanted = self.published, expected.value
         if expected.algorithm == "none" and checksum is not None:
             kind, value, wanted = checksum.kind, checksum.value, checksum.wanted
         raise SourceError(
