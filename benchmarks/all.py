@@ -141,7 +141,7 @@ def _full_run(_: argparse.Namespace) -> Rows:
 
 def _serving(arguments: argparse.Namespace) -> Rows:
     times: ServingTimes = serving_times(arguments.folder)
-    direct, single, eight = (times.median(n) for n in ("direct", "single", "eight"))
+    direct, library, single, eight = (times.median(n) for n in ("direct", "library", "single", "eight"))
     short = times.median("short_beside_long")
     ratios = [s / d for s, d in zip(times.single, times.direct, strict=True)]
     return [
@@ -151,6 +151,13 @@ def _serving(arguments: argparse.Namespace) -> Rows:
             f"the engine called directly: {direct:.1f} tokens/s",
             f"{single / direct:.2f} (rounds: {min(ratios):.2f} to {max(ratios):.2f})",
             "at least 0.9",
+        ),
+        (
+            "one stream through Triton",
+            f"{single:.1f} tokens/s",
+            f"the engine called directly, with the library's own number of threads: {library:.1f} tokens/s",
+            f"{single / library:.2f}",
+            "",
         ),
         (f"{STREAMS} streams at a time, together", f"{eight:.1f} tokens/s", "one stream", f"{eight / single:.2f}", "at least 2"),
         (

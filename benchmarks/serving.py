@@ -1,9 +1,12 @@
 """What serving through Triton costs, on a model large enough that the engine is the work, not the transport.
 
 A Llama of 230 million random parameters (hidden 1024, 20 layers), int8. In each round, in turns: the engine called directly
-in one process (`og.Generator`), one stream through Triton, eight streams at a time, and a 4-token request that is sent while a
-200-token one is being answered. Tokens per second are those of all streams together, from the prompt's arrival to the last
-token, called directly and through Triton alike.
+in one process (`og.Generator`, as many threads as the server takes), one stream through Triton, eight streams at a time, and
+a 4-token request that is sent while a 200-token one is being answered. Tokens per second are those of all streams together,
+from the prompt's arrival to the last token, called directly and through Triton alike.
+
+The work is reading the weights from memory, and where they came to lie there makes 10 to 25 % of the speed: on a virtual
+machine whoever loads first is slower, with the very same code. So both load anew for each round, in turns who first.
 """
 
 from __future__ import annotations
@@ -16,17 +19,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginepress.engines import get_builder
+from enginepress.model_repo_templates.onnxruntime.llm_threads import usable_cores
 from enginepress.recipe import Recipe
 from enginepress.repository.assemble import assemble
 from enginepress.repository.place import place, write_placement
 from enginepress.serving.client import Question, ask_http
 from enginepress.serving.tritonserver import TritonServer
 
-ROUNDS = 5
+ROUNDS = 6
+TURNS = 3
+"""Of a single stream and of the direct call, in each round; their median counts."""
 TOKENS = 96
 STREAMS = 8
 PROMPT = "The pipeline compares what the served model answers with what the reference says, and then"
@@ -34,9 +41,12 @@ PROMPT = "The pipeline compares what the served model answers with what the refe
 _DIRECT = """
 import json, sys, time
 import onnxruntime_genai as og
-folder, ids, tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-model = og.Model(folder)
-for counted in (False, True):
+folder, ids, tokens, threads = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+config = og.Config(folder)
+if threads:
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+model = og.Model(config)
+for _ in sys.stdin:
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=len(ids) + tokens, do_sample=False)
     generator = og.Generator(model, params)
@@ -46,8 +56,7 @@ for counted in (False, True):
     while not generator.is_done():
         generator.generate_next_token()
         count += 1
-    seconds = time.perf_counter() - start
-print(count / seconds)
+    print(count / (time.perf_counter() - start), flush=True)
 """
 
 
@@ -56,6 +65,8 @@ class ServingTimes:
     """Medians over the rounds are what counts. Tokens per second, and seconds for the two requests side by side."""
 
     direct: list[float] = field(default_factory=list)
+    library: list[float] = field(default_factory=list)
+    """The engine called directly with the threads that the library takes by itself."""
     single: list[float] = field(default_factory=list)
     eight: list[float] = field(default_factory=list)
     short_beside_long: list[float] = field(default_factory=list)
@@ -76,18 +87,55 @@ def serving_times(folder: Path) -> ServingTimes:
         unplaced, placed = Path(scratch, "unplaced"), Path(scratch, "placed")
         assemble(engine=engine, checkpoint=checkpoint, recipe=recipe, output=unplaced)
         write_placement(place(unplaced, 1, str(placed)), placed)
-        with TritonServer(placed, log=Path(scratch, "log")) as server:
-            _ask(server.http, 8)
-            for number in range(ROUNDS):
-                turns: list[Callable[[], None]] = [
-                    lambda: found.direct.append(_direct(engine, ids)),
-                    lambda: found.single.append(_streams(server.http, 1)),
-                    lambda: found.eight.append(_streams(server.http, STREAMS)),
-                    lambda: found.short_beside_long.append(_short_beside_long(server.http)),
-                ]
-                for turn in turns if number % 2 else reversed(turns):
-                    turn()
+        for number in range(ROUNDS):
+            with ExitStack() as stack:
+                if number % 2:
+                    direct = stack.enter_context(Direct(engine, ids, threads=usable_cores()))
+                server = stack.enter_context(TritonServer(placed, log=Path(scratch, "log")))
+                if not number % 2:
+                    direct = stack.enter_context(Direct(engine, ids, threads=usable_cores()))
+                _round(found, server.http, direct, forward=bool(number % 4 // 2))
+            with Direct(engine, ids, threads=0) as direct:
+                found.library.append(direct.speed())
     return found
+
+
+def _round(found: ServingTimes, address: str, direct: Direct, *, forward: bool) -> None:
+    singles: list[float] = []
+    directs: list[float] = []
+    turns: list[Callable[[], None]] = [
+        *[lambda: directs.append(direct.speed()), lambda: singles.append(_streams(address, 1))] * TURNS,
+        lambda: found.eight.append(_streams(address, STREAMS)),
+        lambda: found.short_beside_long.append(_short_beside_long(address)),
+    ]
+    _ask(address, 8)
+    for turn in turns if forward else reversed(turns):
+        turn()
+    found.direct.append(statistics.median(directs))
+    found.single.append(statistics.median(singles))
+
+
+class Direct:
+    """The engine in a process of its own, without a server. `threads` 0 leaves their number to the library."""
+
+    def __init__(self, engine: Path, ids: list[int], *, threads: int) -> None:
+        command = [sys.executable, "-c", _DIRECT, str(engine), json.dumps(ids), str(TOKENS), str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Direct:
+        self.speed()  # the first one is not counted
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def speed(self) -> float:
+        """Tokens per second of one answer."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
 
 
 def _built(folder: Path, recipe: Recipe) -> tuple[Path, Path]:
@@ -130,11 +178,6 @@ def _token_ids(checkpoint: Path) -> list[int]:
     from tokenizers import Tokenizer
 
     return list(Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(PROMPT).ids)
-
-
-def _direct(engine: Path, ids: list[int]) -> float:
-    command = [sys.executable, "-c", _DIRECT, str(engine), json.dumps(ids), str(TOKENS)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _ask(address: str, tokens: int) -> tuple[float, int]:

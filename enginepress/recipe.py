@@ -182,7 +182,7 @@ class Serving(Section):
         le=64,
         description="Requests at a time for what the batched engine lacks (log-probabilities, bad words).",
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0 leaves it to the engine.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engine; 0: one for each core that the server may use.")
     streaming: bool = Field(True, description="tensorrt_llm, llmapi: answers may be streamed (Triton's decoupled mode).")
     bls: bool = Field(False, description="tensorrt_llm: add <name>-bls, which does what the ensemble does in one Python model.")
     multi_gpu: Literal["leader", "orchestrator"] = Field(

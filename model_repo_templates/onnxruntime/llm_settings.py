@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_generation import Generation, SettingsError, read_json, token_ids
+from llm_threads import usable_cores
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Settings:
     engines: int = 4
     """Groups of requests answered at one time, at most."""
     threads: int = 0
-    """Threads of the inference library; 0 leaves it to the library."""
+    """Threads of the inference library; 0 takes as many as there are cores to use (llm_threads)."""
     max_sequence_length: int = 0
     """Tokens of prompt and answer together, at most; 0 means the model's own limit."""
 
@@ -84,7 +85,7 @@ def sequence_limit(settings: Settings, facts: EngineFacts) -> int:
 
 def engine_overlay(settings: Settings, facts: EngineFacts) -> str:
     """What is changed in genai_config.json at load, as JSON: the file itself belongs to the release and stays as it is."""
-    session: dict[str, Any] = {"intra_op_num_threads": settings.threads} if settings.threads else {}
+    session: dict[str, Any] = {"intra_op_num_threads": settings.threads or usable_cores()}
     model: dict[str, Any] = {"decoder": {"session_options": session}}
     if facts.eos_token_ids:
         model["eos_token_id"] = sorted(facts.eos_token_ids)

@@ -6,7 +6,7 @@
 
 From a request to its answer: llm_request checks the inputs, llm_tokenizer makes tokens of the prompt, llm_scheduler answers
 in its own thread with llm_batch and llm_slow_path, llm_job makes text of the tokens (llm_detokenize, llm_stops), and
-llm_responder sends it.
+llm_responder sends it. llm_threads says how many threads compute.
 
 It needs numpy, tokenizers, onnxruntime-genai and, for chat messages, jinja2.
 """
