@@ -18,6 +18,7 @@ from enginepress.engines.tensorrt_llm.model import context_of, longest_sequence
 from enginepress.engines.tensorrt_llm.options import Arguments, enabled, merge_options
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
+from enginepress.repository.plans.nearest import nearest
 
 MAX_NUM_TOKENS = 8192
 TOKENS_PER_BLOCK = 32
@@ -32,6 +33,14 @@ REFUSED_ON = {
     )
 }
 """Plugins that TensorRT-LLM refuses by SM (tensorrt_llm/plugin/plugin.py: `PluginConfig.validate`)."""
+
+ADAPTED = (
+    *("attn_qkv", "attn_q", "attn_k", "attn_v", "attn_dense", "mlp_h_to_4h", "mlp_4h_to_h", "mlp_gate", "cross_attn_qkv"),
+    *("cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_dense", "moe_h_to_4h", "moe_4h_to_h", "moe_gate"),
+    *("moe_router", "mlp_router", "mlp_gate_up"),
+)
+"""Matrices that an adapter may change, by trtllm-build's names (NVIDIA/TensorRT-LLM tensorrt_llm/lora_manager.py
+@007e181b5366648aa9b0fda4ec43f508a586bcd8: `LORA_MODULE_IDS`). A release may have fewer; its own `--help` is asked for those."""
 
 _LIMITS = "use engine.limits"
 GOVERNED: dict[str, str] = {
@@ -229,9 +238,37 @@ def _check_together(
     for flag in ("dora_plugin", "lora_dir", "lora_target_modules", "max_lora_rank", "lora_ckpt_source"):
         if on(flag) and not on("lora_plugin"):
             refuse(flag, f"{flag} has no effect without lora_plugin", fix="set lora_plugin: auto as well")
+    if on("lora_plugin"):
+        _check_adapters(arguments)
     if on("fast_build") and engine.precision in ("int8", "int4"):
         refuse("fast_build", f"fast_build does not go with {engine.precision} weights", fix="leave it out")
     if on("pp_reduce_scatter") and (architecture_name(config) != "MixtralForCausalLM" or engine.parallelism.pipeline == 1):
         refuse("pp_reduce_scatter", "pp_reduce_scatter is for Mixtral with pipeline parallelism", fix="leave it out")
     if on("streamingllm") and release_of(version) >= (1, 0):
         refuse("streamingllm", f"TensorRT-LLM {version} no longer supports streamingllm", fix="leave it out")
+
+
+def _check_adapters(arguments: Mapping[str, str | None]) -> None:
+    """Without lora_dir and lora_target_modules, no matrix takes an adapter (tensorrt_llm/lora_manager.py: `load_hf_lora`): the
+    tool fails after it has loaded the weights, or leaves an engine that has only the plugin."""
+    where = "engine.options.build.lora_target_modules"
+    named = (arguments.get("--lora_target_modules") or "").split()
+    if not named and not arguments.get("--lora_dir"):
+        raise RecipeError(
+            "lora_plugin is on, and nothing says which matrices adapters change: no adapter could be served",
+            where=where,
+            fix="name them (e.g. attn_q attn_k attn_v), or set lora_dir to an adapter that says it",
+        )
+    for folder in (arguments.get("--lora_dir") or "").split():
+        if not folder.startswith("/"):
+            raise RecipeError(
+                f"'{folder}' is no absolute path; a folder that is not there is passed over without a word",
+                where="engine.options.build.lora_dir",
+                fix="name the adapter's folder on the machine that builds, from / on",
+            )
+    for name in named:
+        if name not in ADAPTED:
+            raise RecipeError(f"'{name}' is no matrix that an adapter can change", where=where, fix=nearest(name, ADAPTED))
+    if len(set(named)) < len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise RecipeError(f"names '{twice}' twice", where=where, fix="name it once")

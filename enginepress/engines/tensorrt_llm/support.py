@@ -25,7 +25,7 @@ from enginepress.errors import RecipeError, SourceError, UnsupportedModelError
 from enginepress.recipe import Recipe
 
 ELSEWHERE = {
-    "serving": ("engine_args", "slow_path_requests", "threads"),
+    "serving": ("engine_args", "slow_path_requests", "threads", "adapters"),
 }
 """Fields of other builders, refused so that none is silently ignored."""
 

@@ -39,6 +39,7 @@ _BUILD_OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "max_draft_len": st.integers(0, 8),
     "weight_streaming": st.booleans(),
     "lora_plugin": st.sampled_from(["auto", "disable"]),
+    "lora_target_modules": st.sampled_from(["attn_q attn_v", "attn_qkv", "mlp_gate", "q_proj"]),
     "profiling_verbosity": st.sampled_from(["detailed", "none"]),
     "logits_dtype": st.sampled_from(["float16", "float32"]),
     "workers": st.integers(1, 8),

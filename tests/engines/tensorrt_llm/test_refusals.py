@@ -257,6 +257,26 @@ def test_blocks_that_do_not_divide_a_weight_are_refused_before_the_model_is_load
     ("engine", "field", "message"),
     [
         ({"options": {"build": {"max_lora_rank": 8}}}, "engine.options.build.max_lora_rank", "no effect without lora_plugin"),
+        (
+            {"options": {"build": {"lora_plugin": "auto"}}},
+            "engine.options.build.lora_target_modules",
+            "nothing says which matrices",
+        ),
+        (
+            {"options": {"build": {"lora_plugin": "auto", "lora_target_modules": "attn_q q_proj"}}},
+            "engine.options.build.lora_target_modules",
+            "'q_proj' is no matrix that an adapter can change",
+        ),
+        (
+            {"options": {"build": {"lora_plugin": "auto", "lora_target_modules": "attn_q attn_v attn_q"}}},
+            "engine.options.build.lora_target_modules",
+            "names 'attn_q' twice",
+        ),
+        (
+            {"options": {"build": {"lora_plugin": "auto", "lora_dir": "/a organisation/adapter"}}},
+            "engine.options.build.lora_dir",
+            "'organisation/adapter' is no absolute path",
+        ),
         ({"limits": {"max_sequence_length": 8192}}, "engine.limits.max_sequence_length", "8192 is more than the 4096"),
         ({"limits": {"max_sequence_length": 64, "max_input_length": 65}}, "engine.limits.max_input_length", "65 tokens"),
         (
