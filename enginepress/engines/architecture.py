@@ -24,6 +24,7 @@ _INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
 _CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "max_seq_len", "n_ctx")
 _VOCABULARY = ("vocab_size", "padded_vocab_size")
 _EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_experts_per_layer")
+_PREDICTORS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
 _ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts", "experts_per_token")
 
 _PLAIN_MLP = {
@@ -111,6 +112,7 @@ class Shape:
         bias: attention's first projection has biases.
         dtype: of the checkpoint's numbers, as config.json says, or None.
         quantization: the checkpoint's own `quantization_config`, or None.
+        predictor_layers: beside `layers`, those that guess further tokens (multi-token prediction); they run only if asked to.
     """
 
     architecture: str
@@ -132,6 +134,7 @@ class Shape:
     bias: bool = False
     dtype: str | None = None
     quantization: Mapping[str, Any] | None = None
+    predictor_layers: int = 0
 
     @property
     def expert_layers(self) -> int:
@@ -287,6 +290,7 @@ class _Reader:
             bias=bool(self.config.get("attention_bias", model_type in ("qwen2", "qwen2_moe", "qwen", "gpt2", "chatglm", "opt"))),
             dtype=_text(self.config.get("dtype") or self.config.get("torch_dtype")),
             quantization=_mapping(self.config.get("quantization_config")),
+            predictor_layers=next((n for name in _PREDICTORS if (n := self.natural(name))), 0),
         )
 
     def _kv_heads(self, heads: int) -> int:

@@ -173,6 +173,50 @@ def test_a_draft_model_that_does_not_fit_beside_the_model_is_refused_and_stays_i
         assert fit.plan(config("llama-3-8b"), None, tried, on, row, draft=draft).fits
 
 
+def predicting(builder: str, speculation: dict[str, Any] | None, **more: Any) -> Recipe:
+    spread: dict[str, Any] = {"count": 8, "parallelism": {"tensor": 8}, "precision": "fp8", **more}
+    serving = {"engine_args": {"speculative_config": speculation} if speculation else {}}
+    return recipe("B200-180GB", builder=builder, serving=serving, **spread)
+
+
+@pytest.mark.parametrize(
+    ("builder", "speculation", "of_config", "more"),
+    [
+        ("llmapi", {"decoding_type": "MTP"}, 1, 1),
+        ("llmapi", {"decoding_type": "MTP", "num_nextn_predict_layers": 3}, 1, 3),
+        ("llmapi", {"decoding_type": "MTP", "num_nextn_predict_layers": 1}, 2, 2),
+        ("llmapi", {"decoding_type": "MTP"}, None, 1),
+        ("llmapi", {"decoding_type": "NGram", "max_draft_len": 3}, 1, 0),
+        ("vllm", {"method": "mtp", "num_speculative_tokens": 3}, 1, 1),
+        ("vllm", {"method": "deepseek_mtp", "num_speculative_tokens": 1}, 2, 2),
+        ("vllm", {"method": "ngram", "num_speculative_tokens": 3}, 1, 0),
+    ],
+)
+def test_layers_that_predict_further_tokens_have_a_kv_cache_of_their_own(
+    builder: str, speculation: dict[str, Any], of_config: int | None, more: int
+) -> None:
+    says = {"num_nextn_predict_layers": of_config} if of_config is not None else {}
+    alone, found = (
+        fit.plan(config("deepseek-v3", **says), None, of, *fit.gpu_and_container(of))
+        for of in (predicting(builder, None), predicting(builder, speculation))
+    )
+    one = 576 * 2
+    assert found.cache.rank_token - alone.cache.rank_token == pytest.approx(more * one)
+    assert alone.cache.rank_token == pytest.approx(61 * one)
+    assert found.cache.all_token - alone.cache.all_token == pytest.approx(more * one * 8)
+    assert any(f"{more} further layer" in note for note in found.notes) is bool(more)
+
+
+def test_layers_that_predict_lie_on_the_last_stage() -> None:
+    def tokens(speculation: dict[str, Any] | None) -> float:
+        spread = {"count": 8, "parallelism": {"tensor": 4, "pipeline": 2}}
+        return plan_of("deepseek-v3", predicting("llmapi", speculation, **spread)).cache.rank_token / (576 * 2)
+
+    assert tokens(None) == pytest.approx(31), "61 layers in two stages"
+    assert tokens({"decoding_type": "MTP"}) == pytest.approx(31), "30 and one"
+    assert tokens({"decoding_type": "MTP", "num_nextn_predict_layers": 3}) == pytest.approx(33), "30 and three"
+
+
 LORA_BUILD = {"lora_plugin": "auto", "max_lora_rank": 16, "lora_target_modules": "attn_q attn_v"}
 ADAPTER = 32 * 2 * 16 * ((4096 + 4096) + (4096 + 1024))
 """Bytes of an adapter of rank 16 for queries and values of Llama-3-8B: 32 layers, 16 bit."""

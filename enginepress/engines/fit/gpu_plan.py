@@ -20,6 +20,7 @@ from enginepress.engines.fit.draft import Draft, draft_weights, named_draft, wit
 from enginepress.engines.fit.host import Host, host_of
 from enginepress.engines.fit.notes import notes_of, whole
 from enginepress.engines.fit.parallelism import parallelism_problems
+from enginepress.engines.fit.predictor import with_predictor
 from enginepress.engines.fit.problem import Problem, of_error
 from enginepress.engines.fit.sizes import gb, gib, mib, quantized_as
 from enginepress.engines.fit.weights import Weights, weights_of
@@ -166,7 +167,8 @@ def assess(
     """The plan, without looking for changes."""
     limits, draft = recipe.engine.limits, draft if draft is not None else named_draft(recipe)
     sequence = limits.max_sequence_length or shape.context
-    weights, cache = weights_of(shape, recipe, weight_bytes), with_draft(cache_of(shape, recipe), draft, recipe)
+    weights = weights_of(shape, recipe, weight_bytes)
+    cache = with_draft(with_predictor(cache_of(shape, recipe), shape, recipe), draft, recipe)
     activations = activations_of(shape, recipe, sequence)
     overhead = overhead_of(recipe, gpu.memory_bytes)
     taken = weights.rank + draft_weights(draft, recipe) + activations
