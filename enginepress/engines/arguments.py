@@ -1,6 +1,7 @@
 """`serving.engine_args` against the rest of the recipe and the checkpoint: what says the same thing twice, or cannot go together.
 
-Names and values alone are checked in `enginepress.repository.plans.engine_args`; here stands what needs the model.
+Names and values alone are checked in `enginepress.repository.plans.engine_args`, and in which release a name is in
+`engine_args_releases` beside it; here stands what needs the model.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from enginepress.engines.quantized import Quantization
 from enginepress.engines.versions import Container
 from enginepress.errors import RecipeError
 from enginepress.recipe import Recipe
+from enginepress.repository.plans.engine_args_releases import check_release
 
 WHERE = "serving.engine_args"
 
@@ -34,8 +36,10 @@ def check(config: Mapping[str, Any], recipe: Recipe, name: str, quantization: Qu
         RecipeError: naming the argument, and what it contradicts.
     """
     if name == "llmapi":
+        check_release(recipe.serving.engine_args, "llmapi", container)
         _check_cache(recipe, container)
     else:
+        check_release(recipe.serving.engine_args, "vllm", container)
         _check_quantization(recipe, quantization)
         _check_whole_prompts(config, recipe)
 
