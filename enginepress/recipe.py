@@ -196,6 +196,10 @@ class Serving(Section):
     engine_args: dict[str, Any] = Field(
         default_factory=dict, description="llmapi: arguments of LLM(); vllm: engine arguments. By their own names."
     )
+    adapters: dict[str, str] = Field(
+        default_factory=dict,
+        description="llmapi: LoRA adapters that a request may name in lora_name: name -> folder of the machine that serves.",
+    )
     rollout: Literal["reload", "restart"] | None = Field(
         None,
         description="How live servers change to another release: reload loads it beside the old one, restart takes one server "

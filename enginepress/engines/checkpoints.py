@@ -18,6 +18,7 @@ from enginepress.engines.versions import Container
 from enginepress.errors import BuildError, RecipeError, SourceError, UnsupportedModelError
 from enginepress.files import check_relative, explain_os_error, walk_files
 from enginepress.recipe import Recipe
+from enginepress.repository.plans.adapters import check_adapters
 from enginepress.repository.plans.engine_args import check_engine_args, draft_model
 
 SIXTEEN_BIT = ("float16", "bfloat16", "float32")
@@ -37,6 +38,8 @@ def check_checkpoint(config: Mapping[str, Any], recipe: Recipe, name: Name, *, u
     """
     refuse_unused(recipe, name, unused)
     check_engine_args(recipe.serving.engine_args, name)
+    if name == "llmapi":
+        check_adapters(recipe.serving.adapters, recipe.serving.engine_args)
     if config.get("auto_map") is not None and not recipe.source.trust_remote_code:
         raise SourceError(
             "'auto_map' names Python code of the checkpoint's own, which is not run",
@@ -177,8 +180,10 @@ def link_checkpoint(source: Path, output: Path, *, allow_code: bool) -> None:
 
 def on_gpus(recipe: Recipe) -> str:
     """Where it runs, in words, and what must lie there beside the release: ` on 2 x H100-SXM5-80GB, with the draft model in
-    /models/draft`; empty if the recipe names neither."""
+    /models/draft`; empty if the recipe names nothing of that."""
     world, gpu = recipe.engine.parallelism.world_size, recipe.engine.gpu
     where = f" on {f'{world} x ' if world > 1 else ''}{gpu.name}" if gpu is not None else ""
     draft = draft_model(recipe.serving.engine_args)
-    return where + (f", with the draft model in {draft[1]}" if draft is not None else "")
+    beside = [f"the draft model in {draft[1]}"] if draft is not None else []
+    beside += [f"the adapter {name} in {folder}" for name, folder in sorted(recipe.serving.adapters.items())]
+    return where + (f", with {' and '.join(beside)}" if beside else "")

@@ -17,7 +17,7 @@ UNUSED = {
     "engine.parallelism": ("context", "moe_tensor", "moe_expert"),
     "serving": (
         *("bls", "multi_gpu", "parameters", "slow_path_requests", "threads"),
-        *("max_concurrent_requests", "streaming", "max_tokens_default"),
+        *("max_concurrent_requests", "streaming", "max_tokens_default", "adapters"),
     ),
 }
 """max_tokens_default: vLLM's backend has a default of its own (16), which a request changes in `sampling_parameters`."""

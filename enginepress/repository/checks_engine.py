@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginepress.repository.checks_adapters import check_adapters_file
 from enginepress.repository.checks_backend import backend_of
 from enginepress.repository.checks_checkpoint import check_arguments, check_checkpoint_folder
 from enginepress.repository.checks_trtllm import check_tensorrt_llm
@@ -88,6 +89,7 @@ def _check_model_file(repository: Repository, model: Model, path: str) -> Iterat
         return
     found = resolve(repository, model, values["model"])
     yield from check_arguments(model, path, values, ours=found.inside)
+    yield from check_adapters_file(model, path.partition("/")[0], values, llmapi=path.endswith(".yaml"))
     if found.path is not None and found.path.is_dir():
         yield from check_checkpoint_folder(model, file, values, found.path, ours=found.inside)
     yield from _check_path(repository, model, file, "model", values["model"], tokenizer="tokenizer" not in values)

@@ -32,14 +32,22 @@ class Piece:
 class Engine:
     """One loaded LLM."""
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        """Loads it; what LLM() raises is the load error."""
+    def __init__(self, arguments: Mapping[str, Any], adapters: Mapping[str, str] | None = None) -> None:
+        """Loads it; what LLM() raises is the load error.
+
+        Args:
+            adapters: LoRA adapters by name, each with its folder.
+        """
+        for name, folder in (adapters or {}).items():
+            if not os.path.exists(folder):
+                raise FileNotFoundError(f"adapter '{name}': {folder} is not there on this machine; put it there, then load again")
         forget_mpi_job()
         # Imported here: it initialises CUDA, and forget_mpi_job must come first.
         from tensorrt_llm import LLM, SamplingParams
         from tensorrt_llm.llmapi.llm_utils import update_llm_args_with_extra_dict
 
         self._sampling = SamplingParams
+        self._adapters = _lora_requests(adapters or {}, arguments)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()
@@ -64,7 +72,8 @@ class Engine:
     async def _answer(self, request: Request, take: Any, fail: Any, gone: Any) -> None:
         try:
             sampling = self._sampling(**request.sampling)
-            result = self._llm.generate_async(request.prompt, sampling, streaming=request.streaming)
+            more = {"lora_request": self._adapters[request.adapter]} if request.adapter is not None else {}
+            result = self._llm.generate_async(request.prompt, sampling, streaming=request.streaming, **more)
             output = None
             async for output in result:
                 if gone():
@@ -77,6 +86,18 @@ class Engine:
                 take(_piece(output, last=True))
         except Exception as error:  # one request must not take the others with it
             fail(error)
+
+
+def _lora_requests(adapters: Mapping[str, str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What generate_async() takes for each adapter: its name, a number of its own from 1 on, and its folder."""
+    if not adapters:
+        return {}
+    from tensorrt_llm.executor import LoRARequest
+
+    source = (arguments.get("lora_config") or {}).get("lora_ckpt_source")
+    # Only releases that know NeMo's adapters have this argument.
+    more = {"lora_ckpt_source": source} if source not in (None, "hf") else {}
+    return {name: LoRARequest(name, number, adapters[name], **more) for number, name in enumerate(sorted(adapters), start=1)}
 
 
 def _piece(output: Any, *, last: bool) -> Piece:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ INPUTS = (
     *SAMPLING,
     "sampling_param_stop",
     "sampling_param_exclude_input_from_output",
+    "lora_name",
     "return_finish_reason",
     "return_stop_reason",
     "return_cumulative_logprob",
@@ -44,6 +45,7 @@ class Request:
     Attributes:
         prompt: text, or tokens where the chat template has written the special tokens already.
         echo: put in front of the answer: the prompt, if the client wants it there.
+        adapter: name of the LoRA adapter, or None for the model itself.
         returns: outputs beside text_output that the client asked for.
     """
 
@@ -51,11 +53,17 @@ class Request:
     sampling: Mapping[str, Any]
     streaming: bool = False
     echo: str = ""
+    adapter: str | None = None
     returns: frozenset[str] = field(default_factory=frozenset)
 
 
-def read_request(tensors: Mapping[str, Array], tokenizer: Tokenizer, *, max_tokens_default: int) -> Request:
+def read_request(
+    tensors: Mapping[str, Array], tokenizer: Tokenizer, *, max_tokens_default: int, adapters: Collection[str] = ()
+) -> Request:
     """
+    Args:
+        adapters: names of the LoRA adapters that this model has.
+
     Raises:
         RequestError: naming the input.
     """
@@ -84,8 +92,16 @@ def read_request(tensors: Mapping[str, Array], tokenizer: Tokenizer, *, max_toke
         sampling=sampling,
         streaming=_flag(tensors, "streaming"),
         echo=prompt if with_prompt and isinstance(prompt, str) else "",
+        adapter=_adapter(_text("lora_name", tensors["lora_name"]), adapters) if "lora_name" in tensors else None,
         returns=frozenset(asked),
     )
+
+
+def _adapter(name: str, known: Collection[str]) -> str:
+    if name not in known:
+        listed = f"it has {', '.join(sorted(known))}" if known else "it was made without any (serving.adapters in its recipe)"
+        raise RequestError(f"lora_name: this model has no adapter '{name}'; {listed}")
+    return name
 
 
 def _one(name: str, array: Array) -> Any:

@@ -1,6 +1,7 @@
 """The Triton model that runs a checkpoint by TensorRT-LLM's LLM API: only what Triton calls.
 
     <version folder>/model.yaml       LLM()'s arguments, and triton_config
+                     multi_lora.json  LoRA adapters by name, with their folders, if the recipe names any
                      checkpoint/      the checkpoint, with its tokenizer
 
 llmapi_request checks a request, llmapi_engine answers it. It needs tensorrt-llm 1.0 or later, numpy, pyyaml, tokenizers and,
@@ -46,7 +47,9 @@ class TritonPythonModel:
         self._max_tokens = int(parameters["max_tokens_default"])
         self._room = threading.Semaphore(int(parameters["max_concurrent_requests"]))
         self._tokenizer = Tokenizer(Path(arguments["model"]))
-        self._engine = Engine(arguments)
+        listed = folder / "multi_lora.json"
+        self._adapters = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else {}
+        self._engine = Engine(arguments, self._adapters)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Decoupled, it returns at once and the answers follow; else when they are whole."""
@@ -71,7 +74,7 @@ class TritonPythonModel:
                 for name in INPUTS
                 if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
             }
-            prepared = read_request(tensors, self._tokenizer, max_tokens_default=self._max_tokens)
+            prepared = read_request(tensors, self._tokenizer, max_tokens_default=self._max_tokens, adapters=self._adapters)
             if prepared.streaming and not self._decoupled:
                 raise RequestError("streaming: this release was made without it (serving.streaming in its recipe)")
             if not self._room.acquire(blocking=False):

@@ -204,7 +204,6 @@ def test_calibration_that_nobody_needs_is_refused() -> None:
         ),
         ("llmapi", {"build_config": {"max_batch_size": 3}}, "cannot be set: it is for TensorRT engines", "leave it out"),
         ("llmapi", {"enable_lora": True, "peft_cache_config": {"lora_prefetch_dir": "/a"}}, "not supported", "leave it out"),
-        ("llmapi", {"peft_cache_config": {"host_cache_size": 1}}, "has no effect without enable_lora", None),
         ("vllm", {"compilation_config": {"levels": 3}}, "compilation_config is not known to have", "did you mean 'level'?"),
         (
             "vllm",
@@ -395,6 +394,11 @@ def test_a_draft_model_that_must_lie_on_the_server_is_said_in_the_manifest(build
     }[builder]
     served_by = get_builder(builder).served_by(recipe(builder, engine_args={"speculative_config": speculation}))
     assert "on H100-SXM5-80GB, with the draft model in /models/draft" in served_by[0]
+
+
+def test_adapters_that_must_lie_on_the_server_are_said_in_the_manifest() -> None:
+    served_by = get_builder("llmapi").served_by(recipe("llmapi", adapters={"b": "/b", "a": "/adapters/a"}))
+    assert "on H100-SXM5-80GB, with the adapter a in /adapters/a and the adapter b in /b" in served_by[0]
 
 
 @BOTH

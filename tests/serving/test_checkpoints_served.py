@@ -152,6 +152,66 @@ def test_llmapi_shows_what_llm_says_about_its_arguments(genai: Path, tmp_path: P
         raise AssertionError("started")
 
 
+@pytest.fixture(scope="module")
+def adapted(genai: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server with two adapters; the second one answers in capitals."""
+    folder = tmp_path_factory.mktemp("adapted")
+    for name in ("plain", "loud"):
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").write_text(json.dumps({"test_upper": name == "loud"}))
+    wanted = recipe(
+        "llmapi",
+        max_tokens_default=4,
+        adapters={"plain": str(folder / "plain"), "org/loud": str(folder / "loud")},
+        engine_args={"lora_config": {"lora_target_modules": ["attn_q"], "max_lora_rank": 8}},
+    )
+    with TritonServer(placed(make(folder, wanted, genai=genai)), log=folder / "server.log", exit_timeout_s=0) as server:
+        yield server
+
+
+def test_llmapi_answers_with_the_adapter_that_a_request_names(adapted: TritonServer) -> None:
+    asked = {"text_input": "Every object has"}
+    assert generate(adapted.http, **asked)["text_output"] == " an identity, a"
+    assert generate(adapted.http, lora_name="plain", **asked)["text_output"] == " an identity, a"
+    assert generate(adapted.http, lora_name="org/loud", **asked)["text_output"] == "1: AN IDENTITY, A"
+    assert texts(generate_stream(adapted.http, lora_name="org/loud", streaming=True, stream=None, **asked)).startswith("1: AN")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lora_name": "loud"}, "lora_name: this model has no adapter 'loud'; it has org/loud, plain"),
+        ({"lora_name": ""}, "lora_name: is empty"),
+        ({"lora_path": "/etc"}, "lora_path: is not an input of this model; the nearest is lora_name"),
+        ({"lora_id": 1}, "lora_id: is not an input of this model"),
+        ({"lora_name": ["plain", "org/loud"]}, "lora_name"),
+    ],
+)
+def test_llmapi_refuses_an_adapter_that_the_recipe_does_not_name(
+    adapted: TritonServer, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        generate(adapted.http, text_input="a", **values)
+
+
+def test_llmapi_without_adapters_says_so(llmapi: TritonServer) -> None:
+    with pytest.raises(Refused, match="has no adapter 'a'; it was made without any"):
+        generate(llmapi.http, text_input="a", lora_name="a")
+
+
+def test_llmapi_does_not_load_without_the_folder_of_an_adapter(genai: Path, tmp_path: Path) -> None:
+    from enginepress.errors import ServerError
+
+    (tmp_path / "adapter").mkdir()
+    repository = placed(make(tmp_path, recipe("llmapi", adapters={"a": str(tmp_path / "adapter")}), genai=genai))
+    (tmp_path / "adapter").rmdir()
+    with (
+        pytest.raises(ServerError, match=r"adapter 'a': .*adapter is not there on this machine"),
+        TritonServer(repository, log=tmp_path / "server.log", exit_timeout_s=0),
+    ):
+        raise AssertionError("started")
+
+
 def test_llmapi_without_streaming_answers_whole(genai: Path, tmp_path: Path) -> None:
     repository = placed(make(tmp_path, recipe("llmapi", streaming=False), genai=genai))
     with TritonServer(repository, log=tmp_path / "server.log", exit_timeout_s=0) as server:

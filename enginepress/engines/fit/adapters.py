@@ -2,8 +2,9 @@
 
 tensorrt_llm   with `options.build.lora_plugin`: `lora_cache_gpu_memory_fraction` (0.05) of what the KV cache leaves
                (triton-inference-server/tensorrtllm_backend docs/model_config.md, "LoRA Cache")
-llmapi         with `enable_lora` or `lora_config`: `peft_cache_config.device_cache_percent` (0.02) of what is free after the
-               model is loaded, cautiously before the KV cache takes its share; at least `lora_config.max_loras` adapters
+llmapi         with `serving.adapters`, `enable_lora` or `lora_config`: `peft_cache_config.device_cache_percent` (0.02) of what is
+               free after the model is loaded, cautiously before the KV cache takes its share; at least `lora_config.max_loras`
+               adapters
                (TensorRT-LLM llm_args.py, PeftCacheConfig; lora_helper.py, LoraConfig; commits: plans/engine_args.yaml)
 
 An adapter has two matrices of 16 bit for each matrix that it changes, rank x inputs and outputs x rank; cautiously, a rank holds
@@ -64,7 +65,7 @@ def adapters_of(shape: Shape, recipe: Recipe, left: int, share: float) -> Adapte
         modules = str(engine.options.build.get("lora_target_modules", "")).split()
         part = _share(serving.parameters.get("lora_cache_gpu_memory_fraction"), ENGINE_SHARE)
         return Adapters(int(part * (left - int(left * share))), _adapter(shape, rank, modules), rank, before=False)
-    if engine.builder == "llmapi" and asked_of_llmapi(serving.engine_args):
+    if engine.builder == "llmapi" and (serving.adapters or asked_of_llmapi(serving.engine_args)):
         config, cache = _mapping(recipe, "lora_config"), _mapping(recipe, "peft_cache_config")
         rank = _number(config.get("max_lora_rank"), USUAL_RANK)
         adapter = _adapter(shape, rank, config.get("lora_target_modules") or ())

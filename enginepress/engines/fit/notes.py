@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enginepress.engines.fit.parallelism import attention_ranks
+from enginepress.engines.fit.predictor import predictor_layers
 from enginepress.engines.fit.sizes import mib
 from enginepress.engines.prompts import why_whole
 
@@ -28,10 +29,13 @@ def notes_of(plan: FitPlan) -> list[str]:
     if plan.draft is not None and plan.draft.shape is None:
         missing = "is not in this plan, neither its weights nor its KV cache"
         notes.append(f"the draft model of {plan.draft.field} {missing}: {plan.draft.unseen}")
+    if (layers := predictor_layers(plan.shape, plan.recipe)) > 0:
+        notes.append(
+            f"the KV cache is planned with {layers} further layer{'s' * (layers > 1)} that speculate{'s' * (layers == 1)}"
+        )
     if plan.adapters is not None and plan.adapters.count:
         each = f"rank {plan.adapters.rank} ({mib(plan.adapters.adapter)} each)"
-        asked = "; the llmapi model takes none in a request" if engine.builder == "llmapi" else ""
-        notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once{asked}")
+        notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once")
     if (left := _texts_left(plan.recipe)) is not None:
         notes.append(left)
     if plan.shape.windowed_layers and plan.cache.window is None:

@@ -30,7 +30,7 @@ PACKAGES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "tra
 GPU_ONLY = {
     "engine": ("kv_cache", "container", "image", "converter", "calibration", "options"),
     "engine.limits": ("max_input_length", "max_num_tokens", "max_beam_width"),
-    "serving": ("streaming", "bls", "multi_gpu", "parameters", "engine_args"),
+    "serving": ("streaming", "bls", "multi_gpu", "parameters", "engine_args", "adapters"),
 }
 """Fields that are refused, so that none is silently ignored."""
 

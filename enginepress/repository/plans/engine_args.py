@@ -146,7 +146,8 @@ def _check_together(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"]
         raise RecipeError(
             "batch_sizes and max_batch_size exclude each other", where=f"{WHERE}.cuda_graph_config", fix="leave one of them out"
         )
-    (_check_vllm_adapters if builder == "vllm" else _check_llmapi_adapters)(given)
+    if builder == "vllm":
+        _check_vllm_adapters(given)
     speculation = given.get("speculative_config")
     if builder == "llmapi" and isinstance(speculation, dict):
         _check_speculation(speculation)
@@ -171,15 +172,6 @@ _SPECULATION_NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "NGram": (("max_draft_len",),),
 }
 """Kind -> names that must be there; of several, one. The folder's older name is understood by old and new releases."""
-
-
-def _check_llmapi_adapters(given: Mapping[str, Any]) -> None:
-    if "peft_cache_config" in given and not adapters(given):
-        raise RecipeError(
-            "has no effect without enable_lora or lora_config",
-            where=f"{WHERE}.peft_cache_config",
-            fix="set serving.engine_args.enable_lora: true, or leave it out",
-        )
 
 
 def adapters(given: Mapping[str, Any]) -> bool:
@@ -223,18 +215,21 @@ def _check_type(value: Any, wanted: Wanted | None, where: str) -> None:
         if not isinstance(value, list):
             raise RecipeError(f"is {value!r}; it must be a list of folders", where=where)
         for folder in value:
-            _check_folder(folder, where)
+            check_folder(folder, where)
     elif wanted in ("folder", "draft"):
         if wanted == "folder" or value not in NGRAM:
-            _check_folder(value, where)
+            check_folder(value, where)
     elif not any(value == choice and type(value) is type(choice) for choice in wanted):
         shown = [_shown(choice) for choice in wanted]
         fix = nearest(str(value), shown) if len(shown) > _FEW else None
         raise RecipeError(f"is {value!r}; it must be one of: {', '.join(shown)}", where=where, fix=fix)
 
 
-def _check_folder(value: Any, where: str) -> None:
-    """A name of a hub's would be fetched by the server when it loads: by no digest, and at a time that nobody chose."""
+def check_folder(value: Any, where: str) -> None:
+    """Refuses what is no absolute path, with RecipeError.
+
+    A name of a hub's would be fetched by the server when it loads: by no digest, and at a time that nobody chose.
+    """
     if not isinstance(value, str) or not value.startswith("/"):
         raise RecipeError(
             f"is {value!r}, which is no absolute path: the server would download it when it loads, and nobody would have "

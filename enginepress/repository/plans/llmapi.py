@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from enginepress.engines.prompts import wants_chunks
 from enginepress.repository import UNPLACED_VERSION
 from enginepress.repository.plans import ModelPlan
+from enginepress.repository.plans.adapters import adapters_file, check_adapters, lora_config
 from enginepress.repository.plans.engine_args import check_engine_args
 from enginepress.repository.templates import MARK
 from enginepress.repository.values import ConfigValues
@@ -32,6 +33,7 @@ def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
     import yaml
 
     check_engine_args(recipe.serving.engine_args, "llmapi")
+    check_adapters(recipe.serving.adapters, recipe.serving.engine_args)
     values = ConfigValues(
         recipe.name,
         decoupled=recipe.serving.streaming,
@@ -41,7 +43,8 @@ def plan(recipe: Recipe) -> tuple[ModelPlan, ...]:
         },
     )
     text = yaml.safe_dump(arguments(recipe), sort_keys=True, allow_unicode=True)
-    return (ModelPlan(source=".", values=values, engine=CHECKPOINT, shared=SHARED, texts={"model.yaml": text}),)
+    texts = {"model.yaml": text, **adapters_file(recipe.serving.adapters)}
+    return (ModelPlan(source=".", values=values, engine=CHECKPOINT, shared=SHARED, texts=texts),)
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
@@ -68,5 +71,7 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     given |= recipe.serving.engine_args
+    if (adapted := lora_config(recipe.serving.adapters, recipe.serving.engine_args)) is not None:
+        given["lora_config"] = adapted
     given["triton_config"] = {"max_batch_size": 0, "decoupled": recipe.serving.streaming}
     return given
