@@ -41,10 +41,20 @@ class Trouble(Exception):
         arrived: whether the server may have carried it out.
         wait: seconds that it asked us to wait.
         unknown_to_it: it does not know who we are; so says a login page that it sends us to.
+        shown: what it was shown of us: a token, a cookie, both, or nothing.
     """
 
-    def __init__(self, message: str, *, status: int = 0, arrived: bool = True, wait: float = 0.0, fatal: bool = False) -> None:
-        self.status, self.arrived, self.wait = status, arrived, wait
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        arrived: bool = True,
+        wait: float = 0.0,
+        fatal: bool = False,
+        shown: str = "",
+    ) -> None:
+        self.status, self.arrived, self.wait, self.shown = status, arrived, wait, shown
         self.passing = not fatal and (status in (0, 429, 500, 502, 503, 504))
         self.unknown_to_it = status == 401 or 300 <= status < 400
         super().__init__(message)
@@ -127,13 +137,16 @@ class Api:
         if not status:
             return self.lost(error.reason)
         if 300 <= status < 400:
-            return Trouble("sends us to a page where people log in", status=status)
+            return self.refused("sends us to a page where people log in", status)
         headers = {str(k).lower(): str(v) for k, v in dict(error.headers or {}).items()}
         wait = headers.get("retry-after", "")
         seconds = min(float(wait), MOST_WAIT) if wait.isdigit() else 0.0
-        return Trouble(
-            self._without_token(_message(error.body) or str(error.reason)), status=status, arrived=status != 429, wait=seconds
-        )
+        return self.refused(_message(error.body) or str(error.reason or ""), status, wait=seconds)
+
+    def refused(self, message: str, status: int, *, wait: float = 0.0) -> Trouble:
+        """An answer that is a refusal, in the server's words."""
+        used = " and ".join(one.kind for one in (self.connection.token, self.connection.cookie) if one is not None)
+        return Trouble(self._without_token(message), status=status, arrived=status != 429, wait=wait, shown=used)
 
     def lost(self, error: Any) -> Trouble:
         reason = getattr(error, "reason", None) or error
@@ -249,9 +262,9 @@ class Api:
         return ClusterError(f"cannot {doing}: {said(trouble)}", where=self.connection.host, fix=self._fix(trouble))
 
     def _fix(self, trouble: Trouble) -> str:
-        status, used = trouble.status, self.connection.token or self.connection.cookie
+        status = trouble.status
         if trouble.unknown_to_it:
-            return f"get a new {used.kind}; this one came from {used.where}" if used is not None else GIVE_TOKEN
+            return self._get_another()
         if status == 403:
             place = f" in the namespace {self.connection.namespace}" if self.connection.namespace else ""
             return f"ask whoever runs Kubeflow for the right to do this{place}, or name your own namespace with --namespace"
@@ -260,13 +273,25 @@ class Api:
         if "certificate" in str(trouble):
             return "name the file with your authority's certificate: --ca FILE"
         if "page for people" in str(trouble):
-            return f"is --host the API's address? It often ends with /pipeline; if a login stands before it, {GIVE_TOKEN}"
+            return f"is --host the API's address? It often ends with /pipeline; if a login is before it, {self._get_another()}"
         if not trouble.arrived:
             return (
                 "is the address right, and can this machine reach it? From outside a cluster: "
                 "`kubectl port-forward -n kubeflow svc/ml-pipeline 8888`, then --host http://localhost:8888"
             )
         return "run the same command again in a few minutes: it looks before it sends anything"
+
+    def _get_another(self) -> str:
+        """What to do when what we showed of us is not accepted, or nothing was shown."""
+        token, cookie = self.connection.token, self.connection.cookie
+        ways = [f"get a new token; this one came from {token.where}"] if token is not None else []
+        if cookie is not None:
+            page = self.connection.ui or self.connection.host
+            ways.append(
+                f"get a new cookie: log in at {page} in a browser, and take NAME=VALUE of the session's cookie from its "
+                f"developer tools (Storage or Application, Cookies); this one came from {cookie.where}"
+            )
+        return "; ".join(ways) or GIVE_TOKEN
 
 
 GIVE_TOKEN = (
@@ -282,7 +307,8 @@ FIXES = {
 
 
 def said(trouble: Trouble) -> str:
-    words = {401: "does not accept the token", 403: "does not allow it", 404: "does not know it", 429: "is asked too often"}
+    unknown = f"does not accept the {trouble.shown}" if trouble.shown else "wants to know who asks"
+    words = {401: unknown, 403: "does not allow it", 404: "does not know it", 429: "is asked too often"}
     if trouble.status == 401 and not str(trouble):
         return words[401]
     if trouble.status in words or trouble.status >= 400:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from enginepress.errors import ClusterError
-from enginepress.run.api import Api, Trouble
+from enginepress.run.api import Api
 from enginepress.run.cluster import ClusterRun
 from enginepress.run.run_state import RunState, Step
 from enginepress.steps.run_report import from_log
@@ -104,7 +104,7 @@ def _read(api: Api, path: str) -> str | None:
     except urllib3.exceptions.HTTPError as error:
         raise api.explained(api.lost(error), "read the log") from None
     if answer.status in (401, 403):
-        raise api.explained(Trouble(answer.reason or "", status=answer.status), "read the log")
+        raise api.explained(api.refused(answer.reason or "", answer.status), "read the log")
     text = bytes(raw).decode("utf-8", errors="replace")
     if answer.status != 200 or _is_refusal(text) or "html" in answer.headers.get("content-type", ""):
         return None

@@ -13,8 +13,10 @@ import pytest
 from enginepress.errors import ClusterError, EnginepressError, UsageError
 from enginepress.run.api import Api
 from enginepress.run.auth import CommandToken, FileToken, GivenToken, choose_token
+from enginepress.run.cluster import ClusterRun
 from enginepress.run.connection import Connection, connect
 from enginepress.run.pod_logs import log_of
+from enginepress.run.run_state import Step
 from tests.kfp_api.conftest import Submit
 from tests.kfp_api.server import Fault, KfpApi
 
@@ -184,7 +186,8 @@ def test_a_session_that_has_ended_is_told_without_its_cookie(kfp_api: KfpApi) ->
     connection = connect(kfp_api.url, environment={"KF_PIPELINES_COOKIE": "session=sesame-open"})
     with pytest.raises(ClusterError, match="sends us to a page where people log in") as caught:
         _healthy(connection)
-    assert caught.value.fix == "get a new cookie; this one came from the environment variable KF_PIPELINES_COOKIE"
+    assert str(caught.value.fix).startswith(f"get a new cookie: log in at {kfp_api.url} in a browser")
+    assert str(caught.value.fix).endswith("this one came from the environment variable KF_PIPELINES_COOKIE")
     assert "sesame-open" not in repr(connection) + str(caught.value)
     with pytest.raises(ClusterError) as caught:
         _healthy(connect(kfp_api.url, environment={}))
@@ -193,6 +196,43 @@ def test_a_session_that_has_ended_is_told_without_its_cookie(kfp_api: KfpApi) ->
     kfp_api.faults = [Fault("GET", "/healthz", status=400, text='{"message": "what is sesame-open?"}')]
     with pytest.raises(ClusterError, match="what is …"):
         _healthy(connection)
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "next_step"),
+    [
+        (
+            {"KF_PIPELINES_COOKIE": "session=old"},
+            "does not accept the cookie (401",
+            "get a new cookie: log in at https://ui.example",
+        ),
+        ({"KF_PIPELINES_TOKEN": "old"}, "does not accept the token (401", "get a new token; this one came from"),
+        ({"KF_PIPELINES_COOKIE": "session=old", "KF_PIPELINES_TOKEN": "old"}, "the token and cookie (401", "; get a new cookie"),
+        ({}, "wants to know who asks (401", "give a token"),
+    ],
+    ids=["cookie", "token", "both", "neither"],
+)
+def test_what_is_not_accepted_is_called_what_it_is_with_the_way_to_a_new_one(
+    kfp_api: KfpApi, send: Submit, given: dict[str, str], said: str, next_step: str
+) -> None:
+    """A gateway may refuse a session that has ended by 401, where another sends people to its login page."""
+    run = send()
+    connection = connect(kfp_api.url, environment={**given, "KF_PIPELINES_UI_ENDPOINT": "https://ui.example"})
+    kfp_api.faults = [Fault("GET", "/", status=401, text='{"message": "Unauthenticated old"}', times=99)]
+    with pytest.raises(ClusterError) as caught:
+        _healthy(connection)
+    assert said in str(caught.value)
+    assert next_step in str(caught.value.fix)
+    assert not given or "old" not in str(caught.value)
+    api = Api(connection, pauses=(), looks=())
+    mine = ClusterRun(api, run.id, run.name, run.url)
+    with pytest.raises(ClusterError) as caught:
+        mine.wait(poll_s=0)
+    assert said in str(caught.value)
+    assert f"enginepress status {run.id} --follow" in str(caught.value.fix)
+    with pytest.raises(ClusterError) as caught:
+        log_of(mine, Step("build", "FAILED", nodes=("pod-1",)))
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "novalue", "a=b\r\nX-Evil: 1", "a=schlüssel", "two words=b"])
@@ -290,7 +330,7 @@ Make = Callable[[KfpApi], None]
 @pytest.mark.parametrize(
     ("status", "said", "next_step"),
     [
-        (401, "does not accept the token", "give a token"),
+        (401, "wants to know who asks", "give a token"),
         (403, "does not allow it", "ask whoever runs Kubeflow"),
         (404, "does not know it", "enginepress status"),
         (409, "refuses", "exists already"),
