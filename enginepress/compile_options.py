@@ -27,10 +27,12 @@ KNOWN_SECRETS = {
 """What a Secret is for -> its keys, which are the environment variables that a step gets. Each may be missing. The Secret of
 `recipe` has the variables of `CompileOptions.secrets`."""
 
-_QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|Ti|K|M|G|T)?")
+_QUANTITY = re.compile(r"(\d{1,18})(Ki|Mi|Gi|Ti|K|M|G|T)?")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _DNS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_PROXY = re.compile(r"https?://[^\s/@]+/?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -117,8 +119,13 @@ class CompileOptions:
                 raise UsageError(f"'{value}' is no value of a label", where=option)
         bytes_of(self.scratch, where="--scratch")
         bytes_of(self.shared_memory, where="--shared-memory")
-        if self.parallelism < 1 or self.retries < 0 or self.timeout_h <= 0:
-            raise UsageError("parallelism is at least 1, retries at least 0, and a time-out is more than 0")
+        if not (1 <= self.parallelism <= 1000 and 0 <= self.retries <= 100 and 1 <= self.timeout_h * 3600 <= 365 * 86_400):
+            raise UsageError("parallelism is 1 to 1000, retries are 0 to 100, and a time-out is a second to a year")
+        for option, value in (("--image", self.image), ("--image-prefix", self.image_prefix)):
+            if value and (not _IMAGE.fullmatch(value) or "://" in value):
+                raise UsageError(f"'{value}' is no name of an image", where=option, fix="write REGISTRY/NAME, without https://")
+        if self.scratch_class is not None and not _DNS.fullmatch(self.scratch_class):
+            raise UsageError(f"'{self.scratch_class}' is no name of a storage class", where="--scratch-class")
         for option, value in (("--http-proxy", self.http_proxy), ("--https-proxy", self.https_proxy)):
             if "@" in value:
                 raise UsageError(
@@ -126,6 +133,8 @@ class CompileOptions:
                     where=option,
                     fix="use a proxy that knows the cluster's own addresses, or let the cluster set the variable",
                 )
+            if value and not _PROXY.fullmatch(value):
+                raise UsageError(f"'{value}' is no address of a proxy", where=option, fix="write http://NAME:PORT")
 
     @property
     def pinned(self) -> bool:
@@ -148,7 +157,7 @@ def bytes_of(quantity: str, *, where: str) -> int:
         UsageError: for what is none.
     """
     match = _QUANTITY.fullmatch(quantity)
-    if match is None or int(match[1]) == 0:
+    if match is None or not 0 < int(match[1]) < 2**60:
         raise UsageError(f"'{quantity}' is no size", where=where, fix="write a number with its unit, as 200Gi")
     return int(match[1]) * _UNITS[match[2] or ""]
 
@@ -167,7 +176,8 @@ def mirrored(image: str, prefix: str) -> str:
 
 
 def _check_mount_path(path: str) -> None:
-    if not path.startswith("/") or path == "/" or str(PurePosixPath(path)) != path or ".." in path.split("/"):
+    odd = ".." in path.split("/") or re.search(r"[:\s\x00]", path)
+    if not path.startswith("/") or path == "/" or str(PurePosixPath(path)) != path or odd:
         raise UsageError(f"'{path}' is no mount path", fix="write an absolute path, as /workspace")
     if path in ("/tmp", "/dev/shm") or path.startswith(("/tmp/", "/dev/", "/proc", "/sys", "/etc")):
         raise UsageError(f"{path} belongs to the system", where="mount path", fix="choose another path")

@@ -22,7 +22,15 @@ MARKS = {
 
 
 def poll_option(command: Any) -> Any:
-    return click.option("--poll", "poll_s", type=float, metavar="SECONDS", help="Between looks.  [default: 1, later 10]")(command)
+    return click.option(
+        "--poll", "poll_s", type=float, callback=_seconds, metavar="SECONDS", help="Between looks.  [default: 1, later 10]"
+    )(command)
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 3600:
+        raise click.BadParameter(f"{value:g} is no pause; write seconds, up to 3600")
+    return value
 
 
 def follow(states: Iterator[RunState]) -> RunState:
