@@ -1,9 +1,10 @@
 """The pipeline that a schedule runs: looks which recipes of a folder have something new, and builds those.
 
-    find_changed ─► build_and_publish for each that is to be built, a few at a time
+    find_changed ─► build_and_publish for each that is to be built, a few at a time ─► conclude
 
 Each asks its source what it has now; a recipe, container or template that has changed is noticed as well. What is built goes to
-the channel `candidate`, whatever channels a recipe names. One recipe's failure does not touch the others.
+the channel `candidate`, whatever channels a recipe names. One recipe's failure does not touch the others; the run as a whole ends
+badly if one is not well.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from enginepress.compile_options import CompileOptions
+from enginepress.components.conclude import conclude
 from enginepress.components.find_changed import find_changed
 from enginepress.components.report import report
 from enginepress.pipelines.build_and_publish import GPU_TAINT, build_and_publish
@@ -25,6 +27,7 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
     @dsl.pipeline(name="rebuild-on-new-checkpoints", description="Builds recipes whose checkpoints, images or templates moved.")
     def pipeline(
         recipes: str = "enginepress-recipes",
+        retry_failed: bool = False,
         image: str = image_of(options),
         gpu_image: str = "",
         workspace_pvc: str = "enginepress-workspace",
@@ -45,6 +48,7 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
 
         Args:
             recipes: The ConfigMap or PVC that holds the recipes; which of both was fixed when this was compiled.
+            retry_failed: Build at once, too, what failed before and is held back.
             image: See build_and_publish, also for what follows.
             gpu_image: Image of convert, build and verify.
             workspace_pvc: PVC with downloads, engines and reports.
@@ -78,13 +82,14 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
         if options.report:
             reporting = dsl.ExitHandler(settle(report(run=run), "report", options, parameters))
         with reporting:
-            found = settle(find_changed(folder=options.recipes_path, run=run), "find_changed", options, parameters)
+            asked = find_changed(folder=options.recipes_path, run=run, retry_failed=retry_failed)
+            found = settle(asked, "find_changed", options, parameters)
             if options.recipes == "pvc":
                 kubernetes.mount_pvc(found, pvc_name=recipes, mount_path=options.recipes_path)
             else:
                 kubernetes.use_config_map_as_volume(found, recipes, mount_path=options.recipes_path)
             with dsl.ParallelFor(found.outputs["Output"], parallelism=options.parallelism) as one:
-                build(
+                built = build(
                     recipe=one.recipe,
                     recipe_digest=one.recipe_digest,
                     image=image,
@@ -103,5 +108,6 @@ def rebuild_on_new_checkpoints(options: CompileOptions) -> Any:
                     recipe_secret=recipe_secret,
                     registry=registry,
                 )
+            settle(conclude(run=run), "conclude", options, parameters).after(built)
 
     return pipeline

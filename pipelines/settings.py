@@ -16,6 +16,8 @@ GPU_STEPS = ("convert", "build", "verify")
 READ_STORE = ("resolve", "verify", "register", "find_changed")
 WRITE_STORE = ("publish", "promote")
 LONG = ("download", "convert", "build", "verify", "publish")
+ONCE = ("conclude",)
+"""What it says stays the same: trying again would only take longer."""
 SHORT_S = 3600
 """Seconds that every other step may take."""
 
@@ -27,6 +29,7 @@ LIGHT = {
     "register": ("1", "2Gi"),
     "promote": ("1", "2Gi"),
     "find_changed": ("2", "2Gi"),
+    "conclude": ("1", "1Gi"),
     "report": ("1", "1Gi"),
 }
 """Processors and memory, as request and limit, of steps that stream files or talk to servers, whatever the model's size."""
@@ -86,7 +89,7 @@ def settle(task: Any, step: str, options: CompileOptions, parameters: Parameters
     """
     task.set_caching_options(False)
     task.set_env_variable(ENVIRONMENT, cluster_of(options).to_json())
-    if options.retries:
+    if options.retries and step not in ONCE:
         task.set_retry(options.retries, "30s", 2.0, "600s")
     kubernetes.set_timeout(task, int(options.timeout_h * 3600) if step in LONG else SHORT_S)
     if options.security_context:
@@ -116,7 +119,7 @@ def _volumes(task: Any, step: str, options: CompileOptions, parameters: Paramete
     kubernetes.mount_pvc(task, pvc_name=parameters.workspace_pvc, mount_path=options.workspace)
     if options.store and step in (*READ_STORE, *WRITE_STORE, "download"):
         kubernetes.mount_pvc(task, pvc_name=parameters.store_pvc, mount_path=options.store)
-    for mount in options.mounts if step not in ("assemble", "report") else ():
+    for mount in options.mounts if step not in ("assemble", "conclude", "report") else ():
         kubernetes.mount_pvc(task, pvc_name=mount.pvc, mount_path=mount.path)
     if step not in GPU_STEPS:
         kubernetes.empty_dir_mount(task, "scratch", SCRATCH_PATH, size_limit="10Gi")

@@ -14,10 +14,11 @@ from enginepress.cli.compile import compile_options, options_from
 from enginepress.cli.options import json_option
 
 if TYPE_CHECKING:
+    from enginepress.run.cluster import ClusterRun
     from enginepress.run.cron import Cron
     from enginepress.run.recurring import Schedule
 
-ACTIONS = ("show", "pause", "resume", "delete")
+ACTIONS = ("show", "now", "pause", "resume", "delete")
 
 
 @click.command(short_help="Let Kubeflow rebuild what moved, on a schedule.")
@@ -27,6 +28,8 @@ ACTIONS = ("show", "pause", "resume", "delete")
 @click.option("--time-zone", metavar="ZONE", default="UTC", show_default=True, help="In which Kubeflow's scheduler counts.")
 @click.option("--name", metavar="NAME", default="enginepress-rebuild", show_default=True, help="Of the schedule.")
 @click.option("--list", "show", is_flag=True, help="List the schedules.")
+@click.option("--now", is_flag=True, help="Start one run of it now.")
+@click.option("--retry-failed", is_flag=True, help="With --now: also build what failed before and is held back.")
 @click.option("--pause", is_flag=True, help="Start nothing until it is resumed.")
 @click.option("--resume", is_flag=True, help="Go on with the next time.")
 @click.option("--delete", is_flag=True, help="Remove it. A run that is at work goes on.")
@@ -40,6 +43,7 @@ def schedule(
     cron: str | None,
     time_zone: str,
     name: str,
+    retry_failed: bool,
     settings: tuple[str, ...],
     service_account: str | None,
     as_json: bool,
@@ -57,7 +61,18 @@ def schedule(
 
     chosen = [action for action in ACTIONS if values.pop(action)]
     if len(chosen) + (cron is not None) != 1:
-        raise UsageError("what is to be done?", fix="give RECIPES --cron FIELDS, or one of --list, --pause, --resume, --delete")
+        raise UsageError("what is to be done?", fix="give RECIPES --cron FIELDS, or --list, --now, --pause, --resume or --delete")
+    if retry_failed and chosen != ["now"]:
+        raise UsageError(
+            "--retry-failed is for one run, not for a schedule, which would build what fails each time",
+            fix="make the schedule without it; then `enginepress schedule --now --retry-failed`",
+        )
+    if chosen and place is not None:
+        raise UsageError(
+            f"'{place}' is named, and --{'list' if chosen == ['show'] else chosen[0]} does not ask for recipes",
+            where="RECIPES",
+            fix="leave it out; which schedule is meant says --name NAME",
+        )
     connection = connection_from(values)
     if not chosen:
         if place is None:
@@ -84,6 +99,9 @@ def schedule(
         _list(recurring.schedules(where), as_json=as_json, experiment=experiment)
         return
     one = recurring.schedule_named(where, name)
+    if chosen == ["now"]:
+        _tell_started(recurring.start_now(where, one, retry_failed=retry_failed), as_json=as_json)
+        return
     action = {"pause": recurring.pause_schedule, "resume": recurring.resume_schedule, "delete": recurring.delete_schedule}
     action[chosen[0]](where, one)
     done = {"pause": "paused", "resume": "resumed", "delete": "deleted"}[chosen[0]]
@@ -130,6 +148,14 @@ def _create(
     click.echo(
         f"           if Kubeflow's scheduler counts in {time_zone}: its CRON_SCHEDULE_TIMEZONE says, and UTC is its default"
     )
+
+
+def _tell_started(run: ClusterRun, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"run": run.id, "name": run.name, "url": run.url, "found": run.found}, indent=2))
+        return
+    click.echo(f"{'found' if run.found else 'started'}  {run.name}  {run.id}\n         {run.url}")
+    click.echo(f"         enginepress status {run.id} --follow{run.api.connection.command_options()}")
 
 
 def _list(found: list[Schedule], *, as_json: bool, experiment: str) -> None:

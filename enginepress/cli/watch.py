@@ -32,14 +32,18 @@ def _duration(_: click.Context, __: click.Parameter, value: str) -> float:
 @click.option("--every", default="15m", show_default=True, callback=_duration, metavar="TIME", help="Pause between passes.")
 @click.option("--once", is_flag=True, help="Make one pass and end: for cron, a systemd timer, a CronJob.")
 @click.option("--parallel", default=1, show_default=True, type=click.IntRange(1, 64), help="Builds at a time.")
+@click.option("--retry-failed", is_flag=True, help="Try at once, in the first pass, what failed before and waits.")
 @workspace_option
 @json_option
-def watch(recipes: tuple[Path, ...], every: float, once: bool, parallel: int, workspace: str, as_json: bool) -> None:
+def watch(
+    recipes: tuple[Path, ...], every: float, once: bool, parallel: int, retry_failed: bool, workspace: str, as_json: bool
+) -> None:
     """Ask what the sources of RECIPES have now, and build what has changed: files, or folders, which are searched with all
     folders in them.
 
     Built is what `enginepress run` would have work for: other bytes at the source, another recipe, other packages, container or
-    template. What is built goes to the channel `candidate` only. What fails is tried again later, and disturbs no other.
+    template. What is built goes to the channel `candidate` only. What fails is tried again later, after growing pauses, and
+    disturbs no other.
     SIGTERM and Ctrl-C end what is being built; the next pass goes on there.
 
     Ends with 1 if `--once` found a recipe that failed. Each pass is kept in DIR/watch.
@@ -60,6 +64,7 @@ def watch(recipes: tuple[Path, ...], every: float, once: bool, parallel: int, wo
         open_workspace(workspace),
         every=None if once else every,
         parallel=parallel,
+        retry_failed=retry_failed,
         stop=stop,
         say=lambda text: click.echo(text, err=True),
         on_pass=on_pass,
@@ -80,7 +85,7 @@ def _tell_what_is_wrong(done: Pass) -> None:
             if error.get("fix"):
                 click.echo(f"  next: {error['fix']}", err=True)
             if watched.again:
-                click.echo(f"  tried again after {watched.again}, or as soon as it changes", err=True)
+                click.echo(f"  tried again after {watched.again}, as soon as it changes, or with --retry-failed", err=True)
         elif watched.note:
             click.echo(f"{watched.path}: {watched.note}", err=True)
 

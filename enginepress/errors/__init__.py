@@ -24,9 +24,11 @@ class EnginepressError(Exception):
         where: the field, file or address that it is about, or None.
         fix: what to do next, if possible a command; if the caller knows nothing better, what helps with errors of its kind.
         exit_status: what the command line ends with: 2 for a wrong recipe, source or usage, 1 for failed work.
+        final: it stays the same however often the same is tried: what was asked for is wrong, or a tool or the gate said no.
     """
 
     exit_status = 1
+    final = False
     usual_fix: str | None = None
 
     def __init__(self, message: str, *, where: str | None = None, fix: str | None = None) -> None:
@@ -66,12 +68,14 @@ class UsageError(EnginepressError):
     """Raised when a command was given arguments that make no sense together."""
 
     exit_status = 2
+    final = True
 
 
 class RecipeError(EnginepressError):
     """Raised when a recipe cannot be read or says something impossible."""
 
     exit_status = 2
+    final = True
     usual_fix = "change the recipe; `enginepress schema` prints every field with its meaning"
 
 
@@ -85,9 +89,13 @@ class SourceError(EnginepressError):
 class UnsupportedModelError(SourceError):
     """Raised when the recipe's builder cannot build or run this checkpoint; names the builders that can."""
 
+    final = True
+
 
 class UnsafePathError(SourceError):
     """Raised when a path leaves the folder that it belongs to (`..`, absolute, a symbolic link out)."""
+
+    final = True
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -106,6 +114,8 @@ class LockedError(WorkspaceError):
 class BuildError(EnginepressError):
     """Raised when converting or building failed; carries the last lines of the tool's log."""
 
+    final = True
+
 
 class RunEndedError(EnginepressError):
     """Raised when a run was ended from outside before it had finished."""
@@ -116,6 +126,8 @@ class RunEndedError(EnginepressError):
 class RepositoryError(EnginepressError):
     """Raised when a model repository is not one that Triton could serve."""
 
+    final = True
+
 
 class ServerError(EnginepressError):
     """Raised when a Triton server cannot be started, never gets ready, or dies."""
@@ -123,6 +135,8 @@ class ServerError(EnginepressError):
 
 class GateError(EnginepressError):
     """Raised when a served model does not do what the recipe's checks demand. Never a complete output."""
+
+    final = True
 
 
 class StoreError(EnginepressError):

@@ -175,7 +175,7 @@ def submit(
     place = open_place(api, experiment)
     same = json_digest([package.digest, {**values, "force": force}])[:8]
     prefix = f"{recipe.name}-{same}-"
-    if not again and (running := _first_running(place, prefix)) is not None:
+    if not again and (running := first_running(place, prefix)) is not None:
         return ClusterRun(api, running.run_id, running.display_name, connection.run_url(running.run_id), found=True)
     reference = upload(place, package)
     name = prefix + secrets.token_hex(4)
@@ -188,7 +188,7 @@ def submit(
         service_account=service_account,
     )
     run = create_run_once(place, body)
-    if not again and (first := _first_running(place, prefix)) is not None and first.run_id != run.run_id:
+    if not again and (first := first_running(place, prefix)) is not None and first.run_id != run.run_id:
         # Somebody submitted the same between our look and our run.
         api.call("cancel what was submitted twice", api.runs.run_service_terminate_run, run.run_id)
         return ClusterRun(api, first.run_id, first.display_name, connection.run_url(first.run_id), found=True)
@@ -367,10 +367,10 @@ def _oldest_first(place: Place, name: str) -> list[Any]:
     return _named(place, name)[::-1]
 
 
-def _first_running(place: Place, prefix: str) -> Any:
+def first_running(place: Place, prefix: str) -> Any:
     """The oldest run whose name starts so, and that has neither ended nor is about to."""
     listed = place.api.call(
-        "look for a run that builds the same",
+        "look for a run that does the same",
         place.api.runs.run_service_list_runs,
         experiment_id=place.experiment_id,
         filter=named(prefix, "IS_SUBSTRING"),

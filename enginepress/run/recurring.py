@@ -6,6 +6,7 @@ is made, the old one is deleted. Wherever that is cut off, no two of them ever r
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from kfp_server_api import models
 
 from enginepress.errors import ClusterError, UsageError
-from enginepress.run.cluster import Place, named, upload
+from enginepress.run.cluster import ClusterRun, Place, create_run_once, first_running, named, upload
 from enginepress.run.cron import Cron
 from enginepress.run.packages import Package
 
@@ -35,6 +36,7 @@ class Schedule:
     cron: str
     paused: bool
     recipes: str
+    pipeline_id: str
     version_id: str
     no_catchup: bool
     at_once: int
@@ -149,9 +151,9 @@ def schedules(place: Place, name: str | None = None) -> list[Schedule]:
             **({"filter": named(name)} if name else {}),
         )
         found += [_read(one) for one in listed.recurring_runs or ()]
-        token = listed.next_page_token or ""
-        if not token:
+        if not listed.next_page_token or listed.next_page_token == token:  # a page that names itself would never end
             return found
+        token = listed.next_page_token
 
 
 def schedule_named(place: Place, name: str) -> Schedule:
@@ -174,6 +176,35 @@ def pause_schedule(place: Place, one: Schedule) -> None:
 
 def resume_schedule(place: Place, one: Schedule) -> None:
     _set_paused(place, one, paused=False)
+
+
+def start_now(place: Place, one: Schedule, *, retry_failed: bool = False) -> ClusterRun:
+    """One run of a schedule besides those at its times, paused or not. One that was started so and is at work is found instead.
+
+    Args:
+        retry_failed: it also builds what failed before and is held back.
+
+    Raises:
+        ClusterError: if Kubeflow cannot be reached, or refuses.
+    """
+    connection = place.api.connection
+    prefix = f"{one.name}-{'retry' if retry_failed else 'now'}-"
+    if (running := first_running(place, prefix)) is not None:
+        return ClusterRun(place.api, running.run_id, running.display_name, connection.run_url(running.run_id), found=True)
+    body = models.V2beta1Run(
+        experiment_id=place.experiment_id,
+        display_name=prefix + secrets.token_hex(4),
+        description=f"A run of the schedule {one.name}, started with enginepress",
+        pipeline_version_reference=models.V2beta1PipelineVersionReference(
+            pipeline_id=one.pipeline_id, pipeline_version_id=one.version_id
+        ),
+        runtime_config=models.V2beta1RuntimeConfig(
+            parameters={**one.parameters, **({"retry_failed": True} if retry_failed else {})}
+        ),
+        service_account=one.service_account or None,
+    )
+    run = create_run_once(place, body)
+    return ClusterRun(place.api, run.run_id, body.display_name, connection.run_url(run.run_id))
 
 
 def delete_schedule(place: Place, one: Schedule) -> None:
@@ -206,6 +237,7 @@ def _read(run: Any) -> Schedule:
         # No status is known at first, nor when its last run failed to start.
         paused=run.status == "DISABLED",
         recipes=str(parameters.get("recipes", "")),
+        pipeline_id=str(reference.pipeline_id) if reference is not None else "",
         version_id=str(reference.pipeline_version_id) if reference is not None else "",
         no_catchup=bool(run.no_catchup),
         at_once=int(run.max_concurrency or 0),

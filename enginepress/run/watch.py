@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from enginepress.canonical import json_digest
 from enginepress.errors import EnginepressError, RunEndedError
 from enginepress.manifest import utc_now
 from enginepress.run.apart import RunApart
-from enginepress.run.watch_record import Attempts, Failure, Outcome, Pass, Watched, keep_pass, utc_text
+from enginepress.run.watch_record import Outcome, Pass, Watched, keep_pass
+from enginepress.steps.attempts import Attempts, Failure, what_is_tried
 from enginepress.steps.changed import Change, changed
 from enginepress.steps.recipe_folder import find_recipes
 from enginepress.workspace import Workspace
@@ -37,6 +37,7 @@ def watch(
     *,
     every: float | None,
     parallel: int = 1,
+    retry_failed: bool = False,
     stop: threading.Event | None = None,
     say: Say = lambda text: None,
     on_pass: Callable[[Pass], None] = lambda done: None,
@@ -47,6 +48,7 @@ def watch(
         recipes: files, and folders that are searched, with those in them, again for each pass.
         every: seconds from the start of a pass to the start of the next.
         parallel: builds at a time.
+        retry_failed: the first pass tries at once what failed before.
         stop: set it from a signal handler or another thread: what is being built is ended, and goes on with the next pass.
         say: told when a build starts and how it ends.
 
@@ -59,7 +61,8 @@ def watch(
     with workspace.lock("watch", about="a watcher", wait=False):
         while True:
             started = time.monotonic()
-            done = one_pass(recipes, workspace, parallel=parallel, stop=stop, say=say)
+            done = one_pass(recipes, workspace, parallel=parallel, retry_failed=retry_failed, stop=stop, say=say)
+            retry_failed = False
             keep_pass(workspace, done)
             on_pass(done)
             if every is None or stop.is_set():
@@ -70,15 +73,19 @@ def watch(
 
 
 def one_pass(
-    recipes: Sequence[Path], workspace: Workspace, *, parallel: int = 1, stop: threading.Event, say: Say = lambda text: None
+    recipes: Sequence[Path],
+    workspace: Workspace,
+    *,
+    parallel: int = 1,
+    retry_failed: bool = False,
+    stop: threading.Event,
+    say: Say = lambda text: None,
 ) -> Pass:
     """Asks all, builds what has changed, and tells what became of each, in the order of the recipes."""
     began, started = utc_now(), time.monotonic()
     changes = changed(find_recipes(recipes), workspace)
     asked = time.monotonic() - started
-    attempts = Attempts(workspace)
-    attempts.forget_others(change.path for change in changes)
-    builds = _Builds(workspace, attempts, stop, say)
+    builds = _Builds(workspace, Attempts(workspace), stop, say, retry_failed=retry_failed)
     with ThreadPoolExecutor(max(1, parallel), thread_name_prefix="watch") as pool, _ending(builds, stop):
         watched = tuple(pool.map(builds.of, changes))
     return Pass(began, time.monotonic() - started, asked, watched)
@@ -87,11 +94,12 @@ def one_pass(
 class _Builds:
     """The builds of one pass."""
 
-    def __init__(self, workspace: Workspace, attempts: Attempts, stop: threading.Event, say: Say) -> None:
+    def __init__(self, workspace: Workspace, attempts: Attempts, stop: threading.Event, say: Say, *, retry_failed: bool) -> None:
         self._workspace = workspace
         self._attempts = attempts
         self._stop = stop
         self._say = say
+        self._retry_failed = retry_failed
         self._lock = threading.Lock()
         self._running: set[RunApart] = set()
 
@@ -99,11 +107,11 @@ class _Builds:
         if change.state == "failed":
             return _watched(change, "failed", error=change.error)
         if change.recipe is None:
-            self._attempts.forget(change.path)
+            self._attempts.forget(change.target)
             return _watched(change, "current")
-        tried = json_digest([change.recipe.digest(), change.build_key])
-        failed = self._attempts.last(change.path, tried)
-        if failed is not None and time.time() < failed.again:
+        tried = what_is_tried(change)
+        failed = None if self._retry_failed else self._attempts.held_back(change.target, tried)
+        if failed is not None:
             return _watched(change, "postponed", failure=failed)
         if self._stop.is_set():
             return _watched(change, "ended")
@@ -128,10 +136,10 @@ class _Builds:
             self._say(f"{change.name}: ended; the next pass goes on where it stopped")
             return _watched(change, "ended", seconds=time.monotonic() - started)
         except EnginepressError as error:
-            failure = self._attempts.failed(change.path, tried, error, time.time())
+            failure = self._attempts.failed(change.target, tried, error)
             self._say(f"{change.name}: failed")
             return _watched(change, "failed", failure=failure, seconds=time.monotonic() - started)
-        self._attempts.forget(change.path)
+        self._attempts.forget(change.target)
         self._say(f"{change.name}: release {result.release} ({time.monotonic() - started:.1f} s)")
         outcome: Outcome = "finished" if change.release == result.release else "built"
         done = _watched(change, outcome, seconds=time.monotonic() - started)
@@ -165,7 +173,7 @@ def _watched(
         seconds,
         error=failure.error if failure is not None else error,
         failures=failure.failures if failure is not None else 0,
-        again=utc_text(failure.again) if failure is not None else "",
+        again=failure.again_text if failure is not None else "",
     )
 
 

@@ -1,28 +1,21 @@
-"""What a watcher remembers between passes, and what it says of each.
+"""What a watcher says of each pass.
 
-    <workspace>/watch/attempts.json            failures by recipe: what was tried, how often, when it is tried again
     <workspace>/watch/passes/<time>.json .md   each pass; the last fifty are kept
     <workspace>/watch/last.json last.md        the newest
 
-What was built needs no remembering: the stores say it. So a watcher that is killed anywhere repeats nothing: what it had
-built is current for the next one, and what it was building goes on where it stopped.
+What failed is remembered by `steps.attempts`. What was built needs no remembering: the stores say it. So a watcher that is
+killed anywhere repeats nothing: what it had built is current for the next one, and what it was building goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any, Literal
 
-from enginepress.errors import EnginepressError, WorkspaceError
 from enginepress.report.markdown import code_span, inline, table
 from enginepress.workspace import Workspace
-
-FIRST_PAUSE = 600.0
-LONGEST_PAUSE = 86_400.0
-"""Seconds until a build that failed is tried again: after the first failure, doubled with each further one, at most."""
 
 KEPT_PASSES = 50
 
@@ -119,79 +112,8 @@ def wrong_text(watched: Watched) -> str:
     if watched.failures > 1:
         text += f" (failed {watched.failures} times)"
     if watched.again:
-        text += f"; tried again after {watched.again}, or as soon as the recipe or its source changes"
+        text += f"; tried again after {watched.again}, as soon as the recipe or its source changes, or with --retry-failed"
     return text + (f"; next: {error['fix']}" if error.get("fix") else "")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A build that failed.
-
-    Attributes:
-        tried: a digest of everything that the build depends on.
-        failures: how often that has failed.
-        again: when it may be tried again, in seconds since 1970.
-        error: of the last time, as `EnginepressError.to_json`.
-    """
-
-    tried: str
-    failures: int
-    again: float
-    error: Mapping[str, Any]
-
-
-class Attempts:
-    """Builds that failed, so that they are not tried again at every pass. For several threads.
-
-    What is remembered is what was tried: a recipe that has changed since, or whose source has, is tried at once.
-    """
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._lock = threading.Lock()
-        self._failed = self._read()
-
-    def last(self, path: str, tried: str) -> Failure | None:
-        """The last failure of this very build."""
-        with self._lock:
-            known = self._failed.get(path)
-        return known if known is not None and known.tried == tried else None
-
-    def failed(self, path: str, tried: str, error: EnginepressError, now: float) -> Failure:
-        """Remembers a failure."""
-        before = self.last(path, tried)
-        failures = 1 + (before.failures if before is not None else 0)
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
-        failure = Failure(tried, failures, now + pause, error.to_json())
-        with self._lock:
-            self._failed[path] = failure
-            self._keep()
-        return failure
-
-    def forget(self, path: str) -> None:
-        """It was built."""
-        with self._lock:
-            if self._failed.pop(path, None) is not None:
-                self._keep()
-
-    def forget_others(self, paths: Iterable[str]) -> None:
-        """Recipes that are not watched any more."""
-        with self._lock:
-            gone = self._failed.keys() - set(paths)
-            for path in gone:
-                del self._failed[path]
-            if gone:
-                self._keep()
-
-    def _keep(self) -> None:
-        self._workspace.write_json({path: asdict(f) for path, f in self._failed.items()}, "watch", "attempts.json")
-
-    def _read(self) -> dict[str, Failure]:
-        try:
-            data = self._workspace.read_json("watch", "attempts.json") or {}
-            return {p: Failure(str(f["tried"]), int(f["failures"]), float(f["again"]), dict(f["error"])) for p, f in data.items()}
-        except (WorkspaceError, ValueError, KeyError, TypeError, AttributeError):
-            return {}  # what cannot be read costs a build that fails once more
 
 
 def keep_pass(workspace: Workspace, done: Pass) -> None:
@@ -208,7 +130,3 @@ def keep_pass(workspace: Workspace, done: Pass) -> None:
     for old in kept[:-KEPT_PASSES]:
         old.unlink(missing_ok=True)
         old.with_suffix(".md").unlink(missing_ok=True)
-
-
-def utc_text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -75,6 +75,11 @@ class Change:
     note: str = ""
     error: Mapping[str, Any] | None = None
 
+    @property
+    def target(self) -> str:
+        """The model in its primary store, which no other watched recipe has: wherever the recipe's file lies, it is the same."""
+        return f"{self.store.rstrip('/')}/{self.name}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "path": self.path,
@@ -85,6 +90,7 @@ class Change:
             "revision": self.revision,
             "build_key": self.build_key,
             "release": self.release,
+            "store": self.store,
             "note": self.note,
             "error": dict(self.error) if self.error is not None else None,
         }

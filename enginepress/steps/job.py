@@ -40,6 +40,11 @@ class Job:
             pass
 
 
+def run_name(pipeline_run: str, recipe: Recipe) -> str:
+    """The run of one recipe among those of a pipeline's run."""
+    return f"{pipeline_run}-{recipe.name}-{recipe.digest()[:8]}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What resolve decided: names that all later steps follow. Travels between steps as JSON.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from enginepress.steps import STEPS
-from enginepress.steps.changes_markdown import changes_markdown
+from enginepress.steps.changes_markdown import TRY_NOW, changes_markdown, is_built, times
+from enginepress.steps.rebuilt import records_of, remembered
 from enginepress.workspace import Workspace
 
 FIND_CHANGED = "find_changed"
@@ -42,10 +42,18 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     refused = workspace.read_json("runs", run, f"{FIND_CHANGED}.json") if looked_at is None else None
     if refused is not None:
         lines += _what_failed(refused)
+    failed = remembered(workspace, run, looked_at, state) if looked_at else {}
     folders = sorted(p for p in workspace.path("runs").glob(f"{run}*") if p.is_dir() and p.name != run)
     for folder in folders:
-        records = [r for s in STEPS if (r := workspace.read_json("runs", folder.name, f"{s}.json")) is not None]
-        lines += _section(folder.name.removeprefix(f"{run}-").rpartition("-")[0], records)
+        lines += _section(folder.name.removeprefix(f"{run}-").rpartition("-")[0], records_of(workspace, folder.name))
+        if (failure := failed.get(folder.name)) is not None:
+            lines += [f"Held back until {failure['again']}, {times(failure['failures'])}.", ""]
+    begun = {folder.name for folder in folders}
+    for one in looked_at or ():
+        if is_built(one) and one.get("run", "") not in begun:
+            lines += [f"## {one['name']}", "", "No step has started; Kubeflow's page and `kubectl get events` say why.", ""]
+    if failed:
+        lines += [TRY_NOW, ""]
     if not folders and looked_at is None and refused is None:
         lines += ["No step has started.", ""]
     if error:
@@ -90,9 +98,16 @@ def _said(record: Mapping[str, Any]) -> str:
 
 
 def _forget_old_runs(folder: Path) -> None:
-    runs = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+    runs = sorted(folder.iterdir(), key=_last_changed)
     for old in runs[:-KEPT_RUNS]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.unlink(missing_ok=True)
+
+
+def _last_changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another run's exit handler has removed it
+        return 0.0

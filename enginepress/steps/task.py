@@ -112,11 +112,12 @@ def report_task(run: str, state: str, error: str, *, summary: str, failed_gate: 
     _write(summary, text)
 
 
-def find_changed_task(folder: str, run: str, *, summary: str) -> list[dict[str, str]]:
+def find_changed_task(folder: str, run: str, retry_failed: bool = False, *, summary: str) -> list[dict[str, str]]:
     """The first task of a scheduled rebuild: the recipes of a folder that are to be built, each as the parameters `recipe` and
     `recipe_digest` of build_and_publish.
 
     Args:
+        retry_failed: also those that failed before and are held back.
         summary: file to write, as Markdown: what is to be built and why, and what cannot be.
     """
     from enginepress.errors import EnginepressError
@@ -128,7 +129,7 @@ def find_changed_task(folder: str, run: str, *, summary: str) -> list[dict[str, 
     _settle()
     workspace, name = Workspace.from_environment(), os.environ.get(RUN, run)
     try:
-        found = find_changed(folder, workspace, name)
+        found = find_changed(folder, workspace, name, retry_failed=retry_failed)
     except EnginepressError as error:
         print(f"find_changed: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
         with contextlib.suppress(EnginepressError):  # the workspace itself may be what failed
@@ -137,6 +138,26 @@ def find_changed_task(folder: str, run: str, *, summary: str) -> list[dict[str, 
     changes = workspace.read_json("runs", name, "changed.json") or []
     _write(summary, "\n".join(["# Recipes", "", *changes_markdown(changes)]))
     return found
+
+
+def conclude_task(run: str, *, summary: str) -> None:
+    """The last task of a scheduled rebuild, when all has been built that could be: fails if a recipe is not well.
+
+    Args:
+        summary: file to write, as Markdown.
+    """
+    from enginepress.errors import EnginepressError
+    from enginepress.steps.conclude import conclude
+    from enginepress.workspace import Workspace
+
+    _settle()
+    try:
+        said = conclude(Workspace.from_environment(), os.environ.get(RUN, run))
+    except EnginepressError as error:
+        print(f"conclude: {error}" + (f"\nnext: {error.fix}" if error.fix else ""), file=sys.stderr)
+        sys.exit(1)
+    print(said)
+    _write(summary, f"# Recipes\n\n{said}\n")
 
 
 def _write(path: str, text: str) -> None:
@@ -168,7 +189,9 @@ def _job(recipe: str, recipe_digest: str, registry: str, *, run: str = "", pipel
 
 def _run_of(recipe: Recipe, pipeline_run: str) -> str:
     """The name of the run's folder, by which later steps know it from the plan."""
-    return os.environ.get(RUN) or f"{pipeline_run}-{recipe.name}-{recipe.digest()[:8]}"
+    from enginepress.steps.job import run_name
+
+    return os.environ.get(RUN) or run_name(pipeline_run, recipe)
 
 
 def _registered(recipe: Recipe, registry: str) -> Recipe:
@@ -202,7 +225,7 @@ def _recorded(
         result = work(job)
     except EnginepressError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        leave(status="failed", error=error.to_json(), exit_status=error.exit_status, final=isinstance(error, _final()))
+        leave(status="failed", error=error.to_json(), exit_status=error.exit_status, final=error.final)
         sys.exit(1)
     except Exception as error:
         trace = traceback.format_exc()
@@ -222,21 +245,6 @@ def _recorded(
     # The process ends now; what mlflow alone loaded would be searched for garbage for half a second.
     gc.freeze()
     return result
-
-
-def _final() -> tuple[type[Exception], ...]:
-    """Errors that stay the same however often a step is tried: what was asked for is wrong, or a tool or the gate said no."""
-    from enginepress import errors
-
-    return (
-        errors.UsageError,
-        errors.RecipeError,
-        errors.UnsupportedModelError,
-        errors.UnsafePathError,
-        errors.BuildError,
-        errors.RepositoryError,
-        errors.GateError,
-    )
 
 
 def _stop_repeating(job: Job, name: str) -> None:

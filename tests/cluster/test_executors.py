@@ -28,7 +28,7 @@ def build() -> Compiled:
 
 
 def test_the_steps_are_there_and_an_exit_handler_reports(pipeline: Compiled) -> None:
-    more = {"find-changed"} if "find-changed" in pipeline.tasks else set()
+    more = {"find-changed", "conclude"} if "find-changed" in pipeline.tasks else set()
     assert set(pipeline.tasks) == {*STEPS, "report", *more}
     report = pipeline.tasks["report"]
     assert report.scope == "root"
@@ -237,6 +237,27 @@ def test_rebuilds_fan_out_over_the_nested_pipeline_a_few_at_a_time() -> None:
     assert "/mnt/models" in found.pvc_mounts
 
 
+def test_a_rebuild_concludes_when_every_build_has_ended_and_says_no_at_once() -> None:
+    rebuild = compiled("rebuild_on_new_checkpoints")
+    conclude = rebuild.tasks["conclude"]
+    dags = [component["dag"]["tasks"] for component in rebuild.pipeline["components"].values() if "dag" in component]
+    tasks = {name: task for dag in dags for name, task in dag.items()}
+    (loop,) = (name for name, task in tasks.items() if "parameterIterator" in task)
+    assert conclude.spec["dependentTasks"] == [loop]
+    assert "triggerPolicy" not in conclude.spec, "where a build has failed, the run ends badly by itself"
+    assert "retryPolicy" not in conclude.spec
+    assert tasks["find-changed"]["retryPolicy"]["maxRetryCount"] == 2
+    assert conclude.secrets == {}
+    assert set(conclude.pvc_mounts) == {"/workspace"}
+
+
+def test_what_failed_before_is_tried_at_once_by_a_parameter_of_the_run() -> None:
+    rebuild = compiled("rebuild_on_new_checkpoints")
+    assert rebuild.parameters["retry_failed"]["defaultValue"] is False
+    given = rebuild.tasks["find-changed"].spec["inputs"]["parameters"]["retry_failed"]
+    assert given == {"componentInputParameter": "pipelinechannel--retry_failed"}
+
+
 def test_recipes_to_watch_may_lie_on_a_volume() -> None:
     found = compiled("rebuild_on_new_checkpoints", recipes="pvc").tasks["find-changed"]
     assert found.pvc_mounts["/recipes"] == "recipes"
@@ -264,14 +285,27 @@ def test_more_volumes_are_mounted_where_files_are_read_or_written() -> None:
         ({"secrets": ("A-B",)}, "is no name of an environment variable"),
         ({"pull_secrets": ("UPPER",)}, "is no name of a Kubernetes object"),
         ({"queue": "two words"}, "is no value of a label"),
-        ({"parallelism": 0}, "at least 1"),
+        ({"parallelism": 0}, "a time-out is a second to a year"),
+        ({"parallelism": 10**20}, "a time-out is a second to a year"),
+        ({"retries": 10**10}, "a time-out is a second to a year"),
+        ({"timeout_h": float("nan")}, "a time-out is a second to a year"),
+        ({"timeout_h": float("inf")}, "a time-out is a second to a year"),
+        ({"timeout_h": 0.0001}, "a time-out is a second to a year"),
+        ({"scratch": "9" * 400 + "Ti"}, "is no size"),
+        ({"workspace": "/work space"}, "is no mount path"),
+        ({"mounts": (Mount("data", "/data:ro"),)}, "is no mount path"),
+        ({"image": "two words"}, "is no name of an image"),
+        ({"image_prefix": "https://mirror.site"}, "without https://"),
+        ({"scratch_class": "Fast"}, "is no name of a storage class"),
+        ({"https_proxy": "proxy.site"}, "is no address of a proxy"),
         ({"https_proxy": "http://me:secret@proxy:3128"}, "holds no secret"),
     ],
     ids=lambda v: str(v)[:40],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        CompileOptions(image=IMAGE, **options)
+    with pytest.raises(UsageError) as caught:
+        CompileOptions(**{"image": IMAGE, **options})
+    assert says in f"{caught.value} {caught.value.fix}"
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,16 @@ def test_a_schedule_is_made_listed_paused_resumed_and_deleted(kfp_api: KfpApi, t
     assert type_it("schedule", "--pause").stdout.startswith("paused")
     assert type_it("schedule", "--list").stdout == "paused  enginepress-rebuild  0 */15 * * * *  recipes of enginepress-recipes\n"
     assert type_it("schedule", "--resume").stdout.startswith("resumed")
+    started = type_it("schedule", "--now", "--retry-failed")
+    ((run_id, run),) = kfp_api.backend.runs.items()
+    assert started.stdout.splitlines()[0] == f"started  {run.answer['display_name']}  {run_id}"
+    assert f"enginepress status {run_id} --follow" in started.stdout
+    assert json.loads(type_it("schedule", "--now", "--retry-failed", "--json").stdout) == {
+        "run": run_id,
+        "name": run.answer["display_name"],
+        "url": f"{kfp_api.url}/#/runs/details/{run_id}",
+        "found": True,
+    }
     assert json.loads(type_it("schedule", "--list", "--json").stdout)[0]["paused"] is False
     assert type_it("schedule", "--delete").stdout.startswith("deleted")
     assert kfp_api.backend.recurring == {}
@@ -203,6 +213,10 @@ def test_a_schedule_is_made_listed_paused_resumed_and_deleted(kfp_api: KfpApi, t
         (["enginepress-recipes", "--cron", "*/15 * * * *"], '--cron "0 */15 * * * *"'),
         (["enginepress-recipes"], "what is to be done?"),
         (["--pause", "--delete"], "what is to be done?"),
+        (["--now", "--cron", "@daily"], "what is to be done?"),
+        (["enginepress-recipes", "--delete"], "--delete does not ask for recipes"),
+        (["enginepress-recipes", "--list"], "--list does not ask for recipes"),
+        (["enginepress-recipes", "--cron", "@daily", "--retry-failed"], "--now --retry-failed"),
         (["--cron", "@daily"], "which recipes?"),
         (["examples/recipes", "--cron", "@daily"], "kubectl create configmap"),
         (["enginepress-recipes", "--cron", "@daily", "--time-zone", "Mars"], "no time zone"),

@@ -22,6 +22,7 @@ from enginepress.run.recurring import (
     schedule_named,
     schedules,
     set_schedule,
+    start_now,
 )
 from tests.kfp_api.server import Fault, KfpApi
 
@@ -133,6 +134,30 @@ def test_it_is_paused_resumed_and_deleted(kfp_api: KfpApi, place: Place, rebuild
     assert schedules(place) == []
     with pytest.raises(ClusterError, match="there is no schedule 'enginepress-rebuild'"):
         schedule_named(place, NAME)
+
+
+def test_a_run_of_it_is_started_now_with_what_the_schedule_has_and_never_twice(
+    kfp_api: KfpApi, quick: Api, place: Place, rebuild: Package
+) -> None:
+    one, _ = _set(place, rebuild, parameters={"store_pvc": "big"}, service_account="builder")
+    pause_schedule(place, one)
+    kfp_api.backend.script.stands = True
+    kfp_api.faults = [Fault("POST", "/runs", status=503, after=True)]
+    run = start_now(place, schedule_named(place, NAME))
+    (made,) = (r.answer for r in kfp_api.backend.runs.values())
+    assert (made["run_id"], made["service_account"]) == (run.id, "builder")
+    assert made["pipeline_version_reference"]["pipeline_version_id"] == one.version_id
+    assert made["runtime_config"]["parameters"] == {"recipes": "enginepress-recipes", "store_pvc": "big"}
+    assert run.name.startswith(f"{NAME}-now-")
+    again = start_now(place, one)
+    assert (again.id, again.found) == (run.id, True)
+    other = start_now(place, one, retry_failed=True)
+    assert not other.found
+    assert kfp_api.backend.runs[other.id].answer["runtime_config"]["parameters"]["retry_failed"] is True
+    assert schedule_named(place, NAME).parameters == one.parameters, "the schedule itself does not"
+    kfp_api.backend.script.stands = False
+    assert run.wait(poll_s=0).state == "SUCCEEDED"
+    assert start_now(place, one).id != run.id
 
 
 def test_two_names_are_two_schedules(place: Place, rebuild: Package) -> None:

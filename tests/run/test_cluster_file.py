@@ -108,16 +108,20 @@ def test_its_steps_find_workspace_scratch_and_store_as_they_are_mounted(
 
 @pytest.mark.slow
 def test_a_scheduled_rebuild_builds_what_moved_for_candidate_only_and_nothing_twice(site: Path, checkpoint: Path) -> None:
+    """A recipe that cannot be read, and a build that fails, keep no other from being built, and end the run badly."""
     here = site / "mounted"
     recipes = site / "recipes"
     recipes.mkdir()
     for name in ("one", "two"):
         written = write_recipe(here / name, checkpoint, name=name, source=f"file://{here}/checkpoint", channels=["production"])
         shutil.copy(written, recipes / f"{name}.yaml")
-    (recipes / "broken.yaml").write_text(
-        "name: broken\nsource: file:///nowhere\nstores: [file:///nowhere]\nengine: {builder: none}\n"
-    )
+    broken = recipes / "broken.yaml"
+    broken.write_text("name: broken\nsource: file:///nowhere\nstores: [file:///nowhere]\nengine: {builder: none}\n")
+    wrong = write_recipe(here / "wrong", checkpoint, name="wrong", source=f"file://{here}/wrong-checkpoint")
+    shutil.copy(wrong, recipes / "wrong.yaml")
     shutil.copytree(checkpoint, here / "checkpoint")
+    shutil.copytree(checkpoint, here / "wrong-checkpoint")
+    (here / "wrong-checkpoint" / "config.json").write_text('{"model_type": "llama"}')
     options: dict[str, Any] = {
         "workspace": str(site / "workspace"),
         "store": str(here),
@@ -125,20 +129,35 @@ def test_a_scheduled_rebuild_builds_what_moved_for_candidate_only_and_nothing_tw
         "retries": 0,
     }
     file = _compile(site, "rebuild_on_new_checkpoints", **options)
-    for turn in (1, 2):
+
+    def turn() -> tuple[int, str, str]:
+        """Exit status, what was said, and the exit handler's report."""
+        before = set((site / "workspace" / "runs").glob("*.md"))
         done = _start(site, file, {})
         said = _end(site, done)
-        assert done.returncode == 0, said[-3000:]
-        assert "broken.yaml" in said
         for name in ("one", "two"):
             store = open_store(load_recipe(recipes / f"{name}.yaml").stores[0])
-            assert store.numbers(name) == [1], f"turn {turn}"
+            assert store.numbers(name) == [1], said[-3000:]
             assert set(store.channels(name)) == {"candidate"}
-    reports = [p.read_text() for p in (site / "workspace" / "runs").glob("*.md")]
-    assert any("3 looked at: 1 failed, 2 new" in r for r in reports)
-    assert any("3 looked at: 2 current, 1 failed" in r for r in reports)
+        (report,) = set((site / "workspace" / "runs").glob("*.md")) - before
+        return done.returncode, said, report.read_text()
+
+    status, said, report = turn()
+    assert status != 0, "a build has failed"
+    assert "broken.yaml" in said
+    assert "4 looked at: 1 failed, 3 new" in report
+    assert "Held back until" in report
+    status, said, report = turn()
+    assert status != 0, "one cannot be read, and one is held back"
+    assert "2 of 4 recipes are not well" in said
+    assert "4 looked at: 2 current, 1 failed, 1 held back" in report
     built = [p.parent.name for p in (site / "workspace" / "runs").glob("*/build.json")]
     assert len(built) == 2, "the second pass builds nothing"
+    broken.unlink()
+    (recipes / "wrong.yaml").unlink()
+    status, said, report = turn()
+    assert status == 0, said[-3000:]
+    assert "2 looked at: 2 current." in report
 
 
 @pytest.mark.slow

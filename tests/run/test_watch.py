@@ -23,7 +23,8 @@ from enginepress.errors import BuildError, LockedError, RunEndedError
 from enginepress.recipe_file import load_recipe
 from enginepress.run.apart import RunApart
 from enginepress.run.watch import one_pass, watch
-from enginepress.run.watch_record import FIRST_PAUSE, Attempts, Pass, Watched
+from enginepress.run.watch_record import Pass, Watched
+from enginepress.steps.attempts import FIRST_PAUSE
 from enginepress.steps.resolve import plan_of
 from enginepress.stores.open import open_store
 from enginepress.workspace import Workspace
@@ -198,7 +199,7 @@ def test_a_build_that_fails_is_not_tried_at_every_pass_and_stops_no_other(
     site.write("bad", "hf://org/bad")
     site.pretend(site.write("good", "hf://org/good"))
     now = time.time()
-    monkeypatch.setattr("enginepress.run.watch.time.time", lambda: now)
+    monkeypatch.setattr("enginepress.steps.attempts.time.time", lambda: now)
     bad, good = _pass(site).recipes
     assert (bad.outcome, bad.failures, good.outcome) == ("failed", 1, "current")
     assert bad.error is not None
@@ -215,9 +216,19 @@ def test_a_build_that_fails_is_not_tried_at_every_pass_and_stops_no_other(
     # Another commit is another build, and is tried at once.
     hub.commit("org/bad", bytes_only(seed=9))
     assert (_pass(site).recipes[0].outcome, _pass(site).recipes[0].outcome) == ("failed", "postponed")
-    (site.recipes / "bad.yaml").unlink()
-    _pass(site)
-    assert json.loads(site.workspace.path("watch", "attempts.json").read_text()) == {}
+    # It can be had at once; the next pass waits again.
+    asked = one_pass([site.recipes], site.workspace, stop=threading.Event(), retry_failed=True).recipes[0]
+    assert (asked.outcome, asked.failures, _pass(site).recipes[0].outcome) == ("failed", 2, "postponed")
+
+
+def test_a_recipe_that_waits_is_tried_at_once_if_that_is_wanted(hub: HubServer, site: Site) -> None:
+    hub.add_repo("org/bad", bytes_only())
+    site.write("bad", "hf://org/bad")
+    assert _outcomes(site.once()) == {"failed": ["bad"]}
+    waiting = enginepress("watch", site.recipes, "--once", "-w", site.workspace.root)
+    assert (waiting.returncode, "1 postponed" in waiting.stdout) == (1, True)
+    assert "or with --retry-failed" in waiting.stderr
+    assert _outcomes(site.once("--retry-failed")) == {"failed": ["bad"]}
 
 
 def test_one_watcher_a_workspace(site: Site) -> None:
@@ -250,16 +261,6 @@ def test_what_is_no_duration_is_refused(site: Site, text: str) -> None:
     done = enginepress("watch", site.recipes, f"--every={text}", "-w", site.workspace.root)
     assert done.returncode == 2
     assert "write 90s, 15m, 2h or 1d" in done.stderr
-
-
-def test_remembered_failures_that_are_damaged_cost_no_more_than_a_try(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    for text in ("[", '{"a": 3}', '{"a": {"tried": "x"}}', "[1]"):
-        workspace.write_text(text, "watch", "attempts.json")
-        attempts = Attempts(workspace)
-        assert attempts.last("a", "x") is None
-        attempts.failed("a", "x", BuildError("no"), 0.0)
-        assert Attempts(workspace).last("a", "x") is not None
 
 
 def test_the_report_of_a_pass_is_safe_to_show() -> None:
