@@ -14,15 +14,9 @@ from enginepress.repository.validate import validate
 from enginepress.serving.http_connection import HttpConnection, error_text
 from enginepress.serving.tritonserver import TritonServer
 from tests.repository import samples
-from tests.repository.test_validate_mutations import (
-    BACKEND_MISTAKES,
-    CONFIG_MISTAKES,
-    ENSEMBLE_MISTAKES,
-    TENSORRT_LLM_MISTAKES,
-    Files,
-    Mistake,
-    trt,
-)
+from tests.repository.mistakes import Files, Mistake, trt
+from tests.repository.test_validate_mutations import BACKEND_MISTAKES, CONFIG_MISTAKES, ENSEMBLE_MISTAKES
+from tests.repository.test_validate_trtllm_mutations import TENSORRT_LLM_MISTAKES
 
 pytestmark = pytest.mark.slow
 

@@ -8,15 +8,13 @@ one lock, so that conditional writes are atomic.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 import re
 import threading
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -24,22 +22,10 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-try:
-    import awscrt.checksums as crt
-except ImportError:
-    crt = None
-
 from tests.faulty_http import Fault, FaultyHandler, FaultyServer, Request
+from tests.s3_server.checksums import HASHES, parts_etag, received
+from tests.s3_server.checksums import checksums as checksums_of
 from tests.s3_server.signature import Refused, check_signature
-
-_HASHES: dict[str, Callable[[bytes], bytes]] = {
-    "x-amz-checksum-sha256": lambda data: hashlib.sha256(data).digest(),
-    "x-amz-checksum-sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
-    "x-amz-checksum-crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
-}
-if crt is not None:
-    _HASHES["x-amz-checksum-crc32c"] = lambda data: crt.crc32c(data).to_bytes(4, "big")
-    _HASHES["x-amz-checksum-crc64nvme"] = lambda data: crt.crc64nvme(data).to_bytes(8, "big")
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,7 @@ class S3Server(FaultyServer):
         self.page_size = 1000
         self.buckets: dict[str, Bucket] = {}
         self.quota: int | None = None
-        self.compares = {"x-amz-content-sha256", "content-md5", *_HASHES}
+        self.compares = {"x-amz-content-sha256", "content-md5", *HASHES}
         self.conditions = True
         self.copies = True
         self.uploads: dict[str, Upload] = {}
@@ -152,8 +138,8 @@ class S3Server(FaultyServer):
         for name, data in objects.items():
             part_bytes = (-(-len(data) // parts) or 1) if parts > 1 else 0
             kept = "sha256" if sha256 else crc
-            checksums = _checksums(data, f"x-amz-checksum-{kept}", part_bytes if kept == "crc32" else 0) if kept else {}
-            etag = _parts_etag(data, part_bytes) if part_bytes else None
+            checksums = checksums_of(data, f"x-amz-checksum-{kept}", part_bytes if kept == "crc32" else 0) if kept else {}
+            etag = parts_etag(data, part_bytes) if part_bytes else None
             self._store(found, prefix + name, data, checksums, etag, part_bytes=part_bytes)
         return found
 
@@ -194,7 +180,7 @@ class S3Server(FaultyServer):
             bucket = self.buckets.get(name)
             public = bucket is not None and bucket.public and handler.command in ("GET", "HEAD")
             check_signature(handler.command, handler.path, handler.seen.headers, self.secrets, anonymous=public)
-            data, checksums = _received(handler.seen.headers, raw, self.compares)
+            data, checksums = received(handler.seen.headers, raw, self.compares)
             with self._lock:
                 reply = self._route(handler, name, key, data, checksums)
                 self.after_request(handler.seen)
@@ -448,65 +434,3 @@ def _headers(stored: StoredObject, *, checksums: bool) -> dict[str, str]:
         composite = any("-" in value for value in stored.checksums.values())
         headers |= {**stored.checksums, "x-amz-checksum-type": "COMPOSITE" if composite else "FULL_OBJECT"}
     return headers
-
-
-def _checksums(data: bytes, name: str, part_bytes: int = 0) -> dict[str, str]:
-    """As a header; with `part_bytes` that of the parts' checksums."""
-    compute = _HASHES[name]
-    if not part_bytes:
-        return {name: base64.b64encode(compute(data)).decode()}
-    found = [compute(part) for part in _parts(data, part_bytes)]
-    return {name: f"{base64.b64encode(compute(b''.join(found))).decode()}-{len(found)}"}
-
-
-def _parts_etag(data: bytes, part_bytes: int) -> str:
-    digests = [hashlib.md5(part, usedforsecurity=False).digest() for part in _parts(data, part_bytes)]
-    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
-
-
-def _parts(data: bytes, part_bytes: int) -> list[bytes]:
-    return [data[at : at + part_bytes] for at in range(0, len(data), part_bytes)] or [b""]
-
-
-def _received(headers: Mapping[str, str], raw: bytes, compares: Collection[str]) -> tuple[bytes, dict[str, str]]:
-    """The body that was meant, and its checksums.
-
-    Args:
-        compares: headers whose digest must be right.
-
-    Raises:
-        Refused: if it is not what the request says that it is.
-    """
-    claimed = headers.get("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
-    trailers: dict[str, str] = {}
-    if claimed.startswith("STREAMING-"):
-        raw, trailers = _unchunked(raw)
-    elif claimed != "UNSIGNED-PAYLOAD" and "x-amz-content-sha256" in compares and claimed != hashlib.sha256(raw).hexdigest():
-        raise Refused("XAmzContentSHA256Mismatch", 400)
-    md5 = headers.get("content-md5")
-    if (
-        md5 is not None
-        and "content-md5" in compares
-        and base64.b64decode(md5) != hashlib.md5(raw, usedforsecurity=False).digest()
-    ):
-        raise Refused("BadDigest", 400)
-    given = {name: value for name in _HASHES if (value := headers.get(name) or trailers.get(name))}
-    for name, value in given.items():
-        if name in compares and base64.b64decode(value) != _HASHES[name](raw):
-            raise Refused("BadDigest", 400)
-    return raw, given
-
-
-def _unchunked(raw: bytes) -> tuple[bytes, dict[str, str]]:
-    """A body in `aws-chunked` form, and the trailers after it."""
-    data, at = bytearray(), 0
-    while True:
-        end = raw.index(b"\r\n", at)
-        size = int(raw[at:end].partition(b";")[0], 16)
-        at = end + 2
-        if not size:
-            break
-        data += raw[at : at + size]
-        at += size + 2
-    lines = raw[at:].decode().split("\r\n")
-    return bytes(data), {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines) if v}
