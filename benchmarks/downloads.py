@@ -26,8 +26,9 @@ MIB = 1024 * 1024
 TOKENIZER = {"model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}}
 
 OURS = """
-import resource, sys
+import sys
 from pathlib import Path
+from benchmarks.timing import peak_mib
 from enginepress.recipe import Source
 from enginepress.sources.download import download_checkpoint
 from enginepress.sources.open import open_source
@@ -36,7 +37,7 @@ folder = Path(sys.argv[1])
 (folder / "output").mkdir(parents=True)
 source = open_source(Source(uri="hf://org/model"), cache=None)
 download_checkpoint(source, source.resolve(), folder / "output", partial_store=folder / "store", progress=lambda *_: None)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(round(peak_mib()))
 """
 
 VERIFY = """

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks.timing import peak_mib
 from enginepress.files import FileEntry, hash_folder
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
@@ -78,10 +79,8 @@ def _manifest(number: int, files: tuple[FileEntry, ...], key: str) -> Manifest:
 
 def publish_and_report(store: str, source: str) -> None:
     """In a process of its own: publishes and prints the peak of its memory in MiB."""
-    import resource
-
     publish(FileStore(Path(store)), Path(source))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(round(peak_mib()))
 
 
 # Against others -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.timing import Times
+from benchmarks.timing import Times, peak_mib
 from enginepress.s3_access import S3Settings
 from enginepress.stores.s3.client import StoreClient
 
@@ -201,8 +201,7 @@ def publish(source: Path, prefix: str, *, paranoid: bool) -> None:
     start, start_cpu = time.perf_counter(), time.process_time()
     store.publish("model", place=lambda n: place(source, n, None), describe=describe, expected=expected)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mib": memory}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mib": peak_mib()}))
 
 
 def main() -> None:
