@@ -36,7 +36,8 @@ def backup(
     What is there is not copied again, and a backup that was killed is gone on with. TARGET holds nothing else. Look at it with
     `enginepress verify TARGET --deep`.
     """
-    from enginepress.cli.bytes_bar import bytes_bar, many, size
+    from enginepress.cli.bytes_bar import bytes_bar, many
+    from enginepress.quantities import size_text
     from enginepress.steps.backup import backup as back_up
     from enginepress.steps.target import named_store
     from enginepress.steps.verify_store import store_bytes
@@ -57,7 +58,7 @@ def backup(
         click.echo(json.dumps([one.to_json() for one in done], indent=2))
         return
     for one in done:
-        parts = [f"{many(len(one.copied), 'release')} copied ({size(one.bytes)})", f"{len(one.there)} there already"]
+        parts = [f"{many(len(one.copied), 'release')} copied ({size_text(one.bytes)})", f"{len(one.there)} there already"]
         parts += [f"channels {', '.join(one.channels)}"] if one.channels else []
         parts += [many(one.registered, "registered version")] if one.registered is not None else []
         click.echo(f"{one.model}: " + "; ".join(parts))

@@ -8,14 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    for unit, step in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= step:
-            return f"{count / step:.1f} {unit}"
-    return f"{count} bytes"
-
-
 def many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

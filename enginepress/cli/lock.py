@@ -21,6 +21,7 @@ def lock(recipe: Path, release: int | None, workspace: str, as_json: bool) -> No
     From then on RECIPE is built from these bytes and refuses others. Run it again to take what the source has by then. With
     --release the lock is the one that lies beside a release, as `enginepress watch` builds them.
     """
+    from enginepress.quantities import size_text
     from enginepress.steps.lock import lock_from_release, lock_recipe
 
     if release is not None:
@@ -33,8 +34,6 @@ def lock(recipe: Path, release: int | None, workspace: str, as_json: bool) -> No
         click.echo(json.dumps({**facts, "changes": done.changes}, indent=2))
         return
     total = sum(f.size for f in revision.files)
-    click.echo(
-        f"locked {done.lock.uri} to {revision.id[:12]}: {len(revision.files)} files, {total / 1e6:,.1f} MB, in {done.path}"
-    )
+    click.echo(f"locked {done.lock.uri} to {revision.id[:12]}: {len(revision.files)} files, {size_text(total)}, in {done.path}")
     if done.changes is not None:
         click.echo("\n".join(done.changes) if done.changes else "nothing has changed since the last lock")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +81,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, (int, float)):
             return float(value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", str(value))
-        if match is None:
+        from enginepress.errors import UsageError
+        from enginepress.quantities import parse_duration
+
+        text = str(value)
+        try:
+            return parse_duration(f"{text}s" if text[-1:].isdecimal() else text)
+        except UsageError:
             self.fail(f"{value!r} is no duration: write it as 30s, 10m or 2h", param, ctx)
-        return float(match[1]) * {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def open_workspace(path: str) -> Workspace:

@@ -81,17 +81,17 @@ def _show_all(rows: list[GpuRow], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
-    from enginepress.report.plan_rows import size_text
+    from enginepress.quantities import memory_text
 
     table = _grid("GPU", "memory", "fits", "weights", "KV cache", "full requests", "longest request", "why not")
     for row in rows:
         plan = row.plan
         table.add_row(
             row.gpu.name,
-            size_text(row.gpu.memory_bytes),
+            memory_text(row.gpu.memory_bytes),
             "yes" if plan.fits else "no",
-            size_text(plan.weights.rank),
-            size_text(max(0, plan.cache_pool)),
+            memory_text(plan.weights.rank),
+            memory_text(max(0, plan.cache_pool)),
             f"{plan.full_requests} of {plan.batch}" if plan.fits else "",
             str(plan.largest_sequence) if plan.fits else "",
             "" if plan.fits else plan.problems[0].message,

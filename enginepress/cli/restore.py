@@ -35,7 +35,8 @@ def restore(
 
     Numbers, manifests, signatures, channels and their histories are as they were. A restore that was killed is gone on with.
     """
-    from enginepress.cli.bytes_bar import bytes_bar, many, size
+    from enginepress.cli.bytes_bar import bytes_bar, many
+    from enginepress.quantities import size_text
     from enginepress.recipe import Registry
     from enginepress.recipe_file import absolute_sqlite
     from enginepress.steps.restore import restore as bring_back
@@ -51,7 +52,7 @@ def restore(
         click.echo(json.dumps([one.to_json() for one in done], indent=2))
         return
     for one in done:
-        parts = [f"{many(len(one.copied), 'release')} restored ({size(one.bytes)})"]
+        parts = [f"{many(len(one.copied), 'release')} restored ({size_text(one.bytes)})"]
         parts += [f"{len(one.there)} there already"] if one.there else []
         parts += [f"channels {', '.join(one.channels)}"] if one.channels else []
         parts += [f"{one.registered} registered"] if one.registered is not None else ["MLflow left alone"]

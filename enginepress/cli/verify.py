@@ -27,7 +27,8 @@ def verify(target: str, deep: bool, public_key: Path | None, trusted_certificate
 
     Ends with 1 if anything is damaged, missing, foreign, badly signed, or unsigned where a signature is required.
     """
-    from enginepress.cli.bytes_bar import bytes_bar, many, size
+    from enginepress.cli.bytes_bar import bytes_bar, many
+    from enginepress.quantities import size_text
     from enginepress.steps.signing import stored_trust, trust_of
     from enginepress.steps.target import named_target
     from enginepress.steps.verify_store import store_bytes, verify_store
@@ -48,7 +49,7 @@ def verify(target: str, deep: bool, public_key: Path | None, trusted_certificate
         click.echo(json.dumps([v.to_json() for v in verdicts], indent=2))
         sys.exit(1 if failed else 0)
     for verdict in verdicts:
-        how = f"{size(verdict.bytes)} hashed" if deep else "names, sizes and small files compared; --deep hashes every byte"
+        how = f"{size_text(verdict.bytes)} hashed" if deep else "names, sizes and small files compared; --deep hashes every byte"
         click.echo(f"{verdict.store}: {many(verdict.releases, 'release')} of {many(verdict.models, 'model')}, {how}")
         signed = verdict.signed("good", "bad", "unchecked")
         if signed or given:

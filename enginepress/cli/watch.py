@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import threading
@@ -13,23 +12,27 @@ from typing import TYPE_CHECKING
 import click
 
 from enginepress.cli.options import json_option, open_workspace, workspace_option
+from enginepress.errors import UsageError
 
 if TYPE_CHECKING:
     from enginepress.run.watch_record import Pass
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+def _pause(_: click.Context, __: click.Parameter, value: str) -> float:
+    from enginepress.quantities import parse_duration
 
-def _duration(_: click.Context, __: click.Parameter, value: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())
-    if match is None or float(match[1]) <= 0:
+    try:
+        seconds = parse_duration(value)
+    except UsageError:
+        seconds = 0.0
+    if not seconds:
         raise click.BadParameter(f"'{value}' is no duration; write 90s, 15m, 2h or 1d")
-    return float(match[1]) * _UNITS[match[2]]
+    return seconds
 
 
 @click.command(short_help="Build what has changed, again and again, or once.")
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--every", default="15m", show_default=True, callback=_duration, metavar="TIME", help="Pause between passes.")
+@click.option("--every", default="15m", show_default=True, callback=_pause, metavar="TIME", help="Pause between passes.")
 @click.option("--once", is_flag=True, help="Make one pass and end: for cron, a systemd timer, a CronJob.")
 @click.option("--parallel", default=1, show_default=True, type=click.IntRange(1, 64), help="Builds at a time.")
 @click.option("--retry-failed", is_flag=True, help="Try at once, in the first pass, what failed before and waits.")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from enginepress.engines.fit.cpu_plan import CpuPlan
 from enginepress.notebook import html
+from enginepress.quantities import memory_text
 from enginepress.report.html import safe_text
-from enginepress.report.plan_rows import file_section, plan_sections, size_text
+from enginepress.report.plan_rows import file_section, plan_sections
 
 if TYPE_CHECKING:
     from enginepress.engines.fit import FitPlan
@@ -88,15 +89,15 @@ def _gpu_memory(plan: FitPlan) -> str:
         ("KV cache", cache, html.GREEN),
     ]
     each = f"each of {plan.world_size} GPUs" if plan.world_size > 1 else "the GPU"
-    words = f"Memory of {each}: {size_text(plan.memory)}, {plan.gpu.name}"
-    return html.head(words) + html.stacked([(n, size, size_text(size), c) for n, size, c in parts], plan.memory)
+    words = f"Memory of {each}: {memory_text(plan.memory)}, {plan.gpu.name}"
+    return html.head(words) + html.stacked([(n, size, memory_text(size), c) for n, size, c in parts], plan.memory)
 
 
 def _cpu_memory(plan: CpuPlan) -> str:
     rest = max(0, plan.serve_memory - plan.engine - plan.cache)
     parts = [("engine", plan.engine, html.BLUE), ("KV cache", plan.cache, html.GREEN), ("process", rest, html.GREY)]
-    words = f"Memory to serve: {size_text(plan.serve_memory)}, an estimate; to build: {size_text(plan.build_memory)}"
-    return html.head(words) + html.stacked([(n, size, size_text(size), c) for n, size, c in parts], plan.serve_memory)
+    words = f"Memory to serve: {memory_text(plan.serve_memory)}, an estimate; to build: {memory_text(plan.build_memory)}"
+    return html.head(words) + html.stacked([(n, size, memory_text(size), c) for n, size, c in parts], plan.serve_memory)
 
 
 class Comparison:
@@ -115,7 +116,7 @@ class Comparison:
                 if row.plan.fits
                 else row.plan.problems[0].message
             )
-            lines.append(f"{row.gpu.name:<{width}}  {size_text(row.gpu.memory_bytes):>11}  {said}")
+            lines.append(f"{row.gpu.name:<{width}}  {memory_text(row.gpu.memory_bytes):>11}  {said}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -127,7 +128,7 @@ class Comparison:
             rows.append(
                 (
                     safe_text(row.gpu.name),
-                    html.soft(size_text(row.gpu.memory_bytes)),
+                    html.soft(memory_text(row.gpu.memory_bytes)),
                     html.small_bar(used, html.BLUE if plan.fits else html.RED),
                     html.coloured("fits" if plan.fits else "no", colour),
                     safe_text(f"{plan.full_requests} of {plan.batch}" if plan.fits else ""),

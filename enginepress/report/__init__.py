@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from enginepress.files import write_atomic
+from enginepress.quantities import duration_text
 from enginepress.report.markdown import fenced, inline, table
 from enginepress.serving.gate_result import percent
 
@@ -141,7 +142,7 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
         return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return duration_text(int(seconds))
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from typing import Any
 from enginepress.errors import SourceError, WorkspaceError
 from enginepress.files import CHUNK_BYTES, NO_LINKS, FileEntry, contained_path, explain_os_error, sync_file, sync_folder
 from enginepress.json_text import parse_json
+from enginepress.quantities import size_text
 from enginepress.sources import CheckpointSource, RemoteFile, Revision
 from enginepress.sources.model_config import read_model_config
 from enginepress.sources.transfer import Download, FileHash, PartialStore, Stopped
@@ -235,7 +236,7 @@ def _check_space(revision: Revision, store: PartialStore) -> None:
     need, free = sum(missing.values()), shutil.disk_usage(folder).free
     if need > free:
         raise WorkspaceError(
-            f"there is not enough space for the checkpoint: {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free",
+            f"there is not enough space for the checkpoint: {size_text(need)} are needed, {size_text(free)} are free",
             where=str(folder),
             fix="free some space, or name another workspace",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from enginepress.engines import get_builder
 from enginepress.errors import EnginepressError, StoreError
+from enginepress.quantities import size_text
 from enginepress.recipe import Recipe
 from enginepress.registry import MlflowRegistry
 from enginepress.serving.installation import find_installation, prepare, probe_python
@@ -81,7 +82,7 @@ def _triton() -> str:
 def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     def writable() -> str:
         workspace.check_writable()
-        return f"{workspace.root}, {shutil.disk_usage(workspace.root).free / 2**30:.1f} GiB free"
+        return f"{workspace.root}, {size_text(shutil.disk_usage(workspace.root).free)} free"
 
     yield _tried("workspace", writable)
     leftovers = workspace.leftovers() if os.path.isdir(workspace.root) else []
@@ -92,7 +93,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     elif leftovers:
         size = sum(p.lstat().st_size for folder in leftovers for p in folder.rglob("*"))
         fix = "the next run of the same recipe reuses or removes them; --repair removes them now"
-        yield Finding("warning", "leftovers", f"{len(leftovers)} folders of killed runs, {size / 1e6:,.1f} MB", fix)
+        yield Finding("warning", "leftovers", f"{len(leftovers)} folders of killed runs, {size_text(size)}", fix)
 
 
 # Registry -------------------------------------------------------------------------------------------------------------

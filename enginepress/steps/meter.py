@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from enginepress.quantities import duration_text, size_text
+
 WINDOW_SECONDS = 15.0
 """The rate is that of the last so many seconds: what a disk or network does now, not since the beginning."""
 
@@ -35,24 +37,9 @@ class Meter:
             self._marks.popleft()
 
     def __str__(self) -> str:
-        text = f"{_bytes(self._done)} of {_bytes(self._total)}"
+        text = f"{size_text(self._done)} of {size_text(self._total)}"
         (before, had), (now, has) = self._marks[0], self._marks[-1]
         if now - before < 1 or has <= had:
             return text
         rate = (has - had) / (now - before)
-        return f"{text}, {_bytes(rate)}/s, {_duration((self._total - self._done) / rate)} left"
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 1e3:,.1f} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+        return f"{text}, {size_text(rate)}/s, {duration_text((self._total - self._done) / rate)} left"

@@ -19,6 +19,7 @@ from enginepress.engines.fit.gpu_plan import FitPlan
 from enginepress.engines.fit.host import PROCESS_BYTES
 from enginepress.engines.gpus import Gpu
 from enginepress.errors import RecipeError, WorkspaceError
+from enginepress.quantities import memory_text
 from enginepress.recipe import Recipe
 from enginepress.sources import Revision
 from enginepress.sources.glance import QUANTIZATION, WEIGHTS
@@ -192,7 +193,7 @@ def check_disk(cluster: Cluster, found: FitPlan | CpuPlan, *, there: int) -> Non
     free = shutil.disk_usage(Path(cluster.workspace)).free
     if free < needed:
         raise WorkspaceError(
-            f"{needed / GIB:.1f} GiB more are needed, {free / GIB:.1f} GiB are free",
+            f"{memory_text(needed)} more are needed, {memory_text(free)} are free",
             where=cluster.workspace,
             fix="enlarge the workspace's PVC, or remove what is no longer needed from it: everything there can be made again",
         )
@@ -206,7 +207,7 @@ def _check_scratch(needs: Mapping[str, Need], cluster: Cluster) -> None:
         ):
             if wanted > given:
                 raise RecipeError(
-                    f"{step} needs {wanted / GIB:.1f} GiB of {what}, this pipeline was compiled with {given / GIB:.1f} GiB",
+                    f"{step} needs {memory_text(wanted)} of {what}, this pipeline was compiled with {memory_text(given)}",
                     where="engine",
                     fix=f"compile the pipeline with {option} {-(-wanted // GIB)}Gi or more",
                 )

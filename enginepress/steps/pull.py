@@ -12,6 +12,7 @@ from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.manifest import Manifest
+from enginepress.quantities import size_text
 from enginepress.recipe_file import absolute_file_url
 from enginepress.repository import Placement
 from enginepress.repository.place import place
@@ -136,7 +137,7 @@ def pull_release(
     before = target.current()
 
     def fetch(folder: Path, count: Progress) -> Manifest:
-        told(f"fetching release {number} of {model}: {manifest.size / 1e6:,.1f} MB, {len(manifest.files)} files")
+        told(f"fetching release {number} of {model}: {size_text(manifest.size)}, {len(manifest.files)} files")
         return store.fetch(model, number, folder, progress=count)
 
     now: Pulled = target.pull(

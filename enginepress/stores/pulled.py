@@ -29,6 +29,7 @@ from enginepress.errors import StoreError
 from enginepress.files import commit_folder, contained_path, newest_ns, remove_tree, sync_folder, sync_tree, write_atomic
 from enginepress.locks import Lock
 from enginepress.manifest import Manifest
+from enginepress.quantities import size_text
 from enginepress.repository import Placement
 from enginepress.stores.fetching import PARTIAL
 from enginepress.stores.layout import store_errors
@@ -204,8 +205,8 @@ class PulledFolder:
             self._clean(keep=0, fetching=fetching)
         if needed > (free := self._free()):
             raise StoreError(
-                f"release {manifest.release} of {manifest.model} takes {_megabytes(needed)} more than is there already, "
-                f"and {_megabytes(free)} are free",
+                f"release {manifest.release} of {manifest.model} takes {size_text(needed)} more than is there already, "
+                f"and {size_text(free)} are free",
                 where=str(self.folder),
                 fix="make the volume larger: it holds two releases while one follows the other, but for what they share",
             )
@@ -316,7 +317,3 @@ def _remove_foreign(repository: Path, manifest: Manifest) -> None:
         for name in folders:
             with contextlib.suppress(OSError):
                 Path(base, name).rmdir()
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

@@ -159,7 +159,7 @@ def test_what_was_compiled_too_small_is_refused(cluster: Cluster, says: str, fix
 def test_a_workspace_without_room_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan_for_pods(_recipe(), LLAMA_8B, BYTES)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": GIB})())
-    with pytest.raises(WorkspaceError, match=r"more are needed, 1\.0 GiB are free"):
+    with pytest.raises(WorkspaceError, match=r"more are needed, 1\.00 GiB are free"):
         check_disk(replace(CLUSTER, workspace=str(tmp_path)), found, there=0)
     assert isinstance(found, FitPlan)
     check_disk(replace(CLUSTER, workspace=str(tmp_path)), found, there=found.host.disk)  # it was all there: a run goes on

@@ -263,7 +263,8 @@ def test_a_histogram_counts_everything_once_and_stays_on_the_page(values: list[f
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0123, "12.3 ms"), (0.5, "500 ms"), (3.21, "3.2 s"), (125, "2 min 5 s"), (0, "0.0 ms")]
+    ("seconds", "text"),
+    [(0.0123, "12.3 ms"), (0.5, "500 ms"), (3.21, "3.2 s"), (125, "2 min 5 s"), (8000, "2 h 13 min"), (0, "0.0 ms")],
 )
 def test_times_are_written_as_people_read_them(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text

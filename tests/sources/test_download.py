@@ -260,7 +260,7 @@ def test_a_checkpoint_larger_than_the_disk_is_refused_before_anything_is_fetched
     hub.add_repo(REPO, checkpoint())
     revision = _source().resolve()
     huge = RemoteFile("model.safetensors", 10**16, Digest("sha256", "0" * 64))
-    with pytest.raises(WorkspaceError, match=r"10,000,000,000\.0 MB are needed, [\d.,]+ MB are free"):
+    with pytest.raises(WorkspaceError, match=r"10,000\.0 TB are needed, [\d.,]+ .B are free"):
         _download(_source(), tmp_path, Revision(revision.source, revision.id, (*revision.files, huge)))
     assert hub.downloads() == []
 
