@@ -128,14 +128,20 @@ def make_folders(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def nearest_folder(folder: Path) -> Path:
+    """A folder, or the nearest one above it that is there."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder
+
+
 def check_writable(folder: Path) -> None:
     """Asks whether something can be made in a folder, or in the nearest one above it that is there. Writes nothing.
 
     Raises:
         OSError: the one that writing would raise.
     """
-    while not os.path.lexists(folder):
-        folder = folder.parent
+    folder = nearest_folder(folder)
     if os.access(folder, os.W_OK | os.X_OK) and folder.is_dir():
         return
     if not folder.is_dir():
@@ -145,11 +151,12 @@ def check_writable(folder: Path) -> None:
     raise OSError(number, os.strerror(number), str(folder))
 
 
-def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True) -> None:
+def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True, keep_name: bool = True) -> None:
     """Writes a file so that readers see the old or the new content, whole, even if we are killed.
 
     Args:
         make_folder: False to fail if its folder is not there.
+        keep_name: False where a power cut may bring the old content back.
     """
     if make_folder:
         make_folders(path.parent)
@@ -163,7 +170,8 @@ def write_atomic(path: Path, data: bytes | str, *, make_folder: bool = True) -> 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if keep_name:
+        sync_folder(path.parent)
 
 
 def write_unsynced(path: Path, data: str) -> None:

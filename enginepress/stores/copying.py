@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from enginepress.errors import StoreError
-from enginepress.files import FileEntry, sync_file, sync_folder
+from enginepress.files import FileEntry, sync_file
 
 WORKERS = min(16, 2 * (os.cpu_count() or 1) + 2)
 """Threads. Reading, hashing and writing all let go of the interpreter; more than cores, since some wait for the disk."""
@@ -95,9 +95,8 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def sync_all(files: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Makes files durable, then the names in folders."""
-    side_by_side(sync_file, list(files))
-    side_by_side(sync_folder, list(folders))
+    """Makes files and the names in folders durable, all at once: before it is done, nothing that is among them may count."""
+    side_by_side(sync_file, [*files, *folders])
 
 
 def make_read_only(handle: int) -> None:

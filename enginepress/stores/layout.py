@@ -180,7 +180,10 @@ class ModelFolder:
         return data
 
     def describe(self, *, published: int | None = None, primary: str | None = None) -> None:
-        """Makes `model.json`, or raises its `last` to `published`."""
+        """Makes `model.json`, or raises its `last` to `published`.
+
+        A power cut may bring an older `last` back. A release that is there counts by itself; who removes it syncs the folder.
+        """
         path = self.path / "model.json"
         known = self.description()
         if path.exists() and (published is None or known["last"] >= published):
@@ -191,7 +194,7 @@ class ModelFolder:
             fresh["last"] = max(known["last"], published or 0)
             for left in self.path.glob(".model.json.*"):  # of a writer that was killed; the lock says that nobody writes now
                 left.unlink(missing_ok=True)
-            write_atomic(path, json.dumps(fresh, indent=1, sort_keys=True) + "\n")
+            write_atomic(path, json.dumps(fresh, indent=1, sort_keys=True) + "\n", keep_name=published is None)
 
     def sweep_locks(self, *, now: float) -> None:
         """Removes what killed holders of locks left; `now` by the clock of the file system. It disturbs nobody's living lock."""

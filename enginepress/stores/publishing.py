@@ -118,7 +118,8 @@ class _Tree:
         self.placement = placement
         self.entries: dict[str, FileEntry] = {}
         self._unsynced: set[str] = set()
-        self._made: set[Path] = set()
+        self._made: set[str] = set()
+        self._repository = f"{root}/repository"
         self._searched: Unchanged | None = None
 
     def fill(self, folder: ModelFolder, expected: Mapping[Path, str], progress: Progress | None) -> None:
@@ -182,11 +183,11 @@ class _Tree:
         self._unsynced.clear()
         return manifest
 
-    def _target(self, relative: str) -> Path:
-        target = self.root / "repository" / check_relative(relative)
-        if target.parent not in self._made:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(target.parent)
+    def _target(self, relative: str) -> str:
+        target = f"{self._repository}/{check_relative(relative)}"
+        if (parent := os.path.dirname(target)) not in self._made:
+            os.makedirs(parent, exist_ok=True)
+            self._made.add(parent)
         return target
 
     def _link(
@@ -215,7 +216,7 @@ class _Tree:
         return self._searched
 
     def _copy(self, files: list[tuple[str, Path]], progress: Progress | None) -> None:
-        copies = [Copy(relative, source, self._target(relative)) for relative, source in files]
+        copies = [Copy(relative, source, Path(self._target(relative))) for relative, source in files]
         for entry in copy_all(copies, progress):
             self.entries[entry.path] = entry
             self._unsynced.add(entry.path)
@@ -234,7 +235,7 @@ def _current(folder: ModelFolder, channel: str) -> Activation | None:
     return None
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(path: Path | str, content: bytes) -> None:
     with open(path, "xb") as stream:
         stream.write(content)
         make_read_only(stream.fileno())

@@ -41,7 +41,7 @@ class Stored:
         finished_ns: when its release was finished, by the clock of the file system.
     """
 
-    path: Path
+    path: str
     size: int
     sha256: str
     finished_ns: int
@@ -54,7 +54,7 @@ class Unchanged:
         self._folder = folder
         self._numbers = iter(numbers)
         self._known: dict[str, Stored] = {}
-        self._real: set[Path] = set()
+        self._real: set[str] = set()
         self._clones = True  # until the file system says that it cannot
 
     def find(self, sha256: str) -> Stored | None:
@@ -66,7 +66,7 @@ class Unchanged:
                 self._known.setdefault(stored.sha256, stored)
         return self._known[sha256]
 
-    def link(self, stored: Stored, source: Path, target: Path) -> bool | None:
+    def link(self, stored: Stored, source: Path, target: str) -> bool | None:
         """Gives `target` the bytes of a stored file without copying them.
 
         Returns:
@@ -74,23 +74,29 @@ class Unchanged:
             stored file is not to be trusted.
         """
         try:
-            if stored.path.parent not in self._real:
-                self._folder.check_real(stored.path.parent)
-                self._real.add(stored.path.parent)
-            with open(os.open(stored.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as reader:
-                if not _is_sound(reader.fileno(), stored, source):
-                    return None
-                if self._clones:
-                    self._clones = _clone(reader.fileno(), target)
-                if self._clones:
-                    return True
-                os.link(stored.path, target, follow_symlinks=False)
-                if not os.path.samestat(os.lstat(target), os.fstat(reader.fileno())):  # swapped since it was looked at
-                    target.unlink()
-                    return None
-                return False
+            if (parent := os.path.dirname(stored.path)) not in self._real:
+                self._folder.check_real(Path(parent))
+                self._real.add(parent)
+            handle = os.open(stored.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
+            try:
+                return self._link(handle, stored, source, target)
+            finally:
+                os.close(handle)
         except (OSError, StoreError):
             return None
+
+    def _link(self, handle: int, stored: Stored, source: Path, target: str) -> bool | None:
+        if not _is_sound(handle, stored, source):
+            return None
+        if self._clones:
+            self._clones = _clone(handle, target)
+        if self._clones:
+            return True
+        os.link(stored.path, target, follow_symlinks=False)
+        if not os.path.samestat(os.lstat(target), os.fstat(handle)):  # swapped since it was looked at
+            os.unlink(target)
+            return None
+        return False
 
     def _files(self, number: int) -> Iterator[Stored]:
         path = self._folder.manifest(number)
@@ -100,8 +106,9 @@ class Unchanged:
             finished = path.stat().st_mtime_ns
         except (OSError, StoreError):
             return  # damaged, or just removed: nothing is linked to it
+        repository = self._folder.repository(number)
         for entry in manifest.files:
-            yield Stored(self._folder.repository(number) / entry.path, entry.size, entry.sha256, finished)
+            yield Stored(f"{repository}/{entry.path}", entry.size, entry.sha256, finished)
 
 
 def newest_first(numbers: list[int], on_channels: Iterable[int]) -> list[int]:
@@ -114,11 +121,12 @@ def _is_sound(handle: int, stored: Stored, source: Path) -> bool:
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_size != stored.size or found.st_mtime_ns > stored.finished_ns:
         return False
+    if stored.size <= SMALL_BYTES:
+        same = os.stat(source).st_size == stored.size
+        return same and hashlib.sha256(os.pread(handle, stored.size + 1, 0)).hexdigest() == stored.sha256
     with open(source, "rb", buffering=0) as other:
         if os.fstat(other.fileno()).st_size != stored.size:
             return False
-        if stored.size <= SMALL_BYTES:
-            return hashlib.sha256(os.pread(handle, stored.size + 1, 0)).hexdigest() == stored.sha256
         last = stored.size - _SAMPLE_BYTES
         return all(
             os.pread(handle, _SAMPLE_BYTES, at) == os.pread(other.fileno(), _SAMPLE_BYTES, at)
@@ -126,13 +134,13 @@ def _is_sound(handle: int, stored: Stored, source: Path) -> bool:
         )
 
 
-def _clone(handle: int, target: Path) -> bool:
+def _clone(handle: int, target: str) -> bool:
     """A new file with the same blocks."""
     with open(target, "xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), _FICLONE, handle)
         except OSError:
-            target.unlink()
+            os.unlink(target)
             return False
         make_read_only(writer.fileno())
     return True

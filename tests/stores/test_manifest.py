@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,15 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
     assert again.digest == SEVEN.digest
     assert again.files == FILES
     assert again.size == 15
+
+
+@given(
+    st.lists(st.builds(FileEntry, st.text(min_size=1, max_size=12), st.integers(0, 2**50), st.just(key("x"))), max_size=4),
+    st.dictionaries(st.text(max_size=8) | st.just("files"), json_values | st.just([]), max_size=3),
+)
+def test_the_text_is_what_json_writes(files: list[FileEntry], made_with: dict[str, Any]) -> None:
+    one = replace(SEVEN, files=tuple(files), made_with=made_with, model='"files": []')
+    assert one.to_text() == json.dumps(one.to_json(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def test_the_digest_does_not_depend_on_how_the_file_is_laid_out() -> None:
