@@ -123,6 +123,7 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
         raise _explained(failure, steps, folder)
     seconds = (datetime.datetime.now() - started).total_seconds()
     plan = replace(Plan(**steps[0]["facts"]), release=steps[-1]["facts"]["release"])
+    instead = [f"{plan.lost}; release {plan.release} stands in its stead"] if plan.lost else []
     return RunResult(
         up_to_date=False,
         release=plan.release,
@@ -130,7 +131,7 @@ def _run_pipeline(recipe: Recipe, workspace: Workspace, run: str, force: bool, f
         run=run,
         seconds=seconds,
         steps=steps,
-        notes=channel_notes(recipe, plan),
+        notes=[*instead, *channel_notes(recipe, plan)],
     )
 
 

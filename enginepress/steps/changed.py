@@ -178,7 +178,7 @@ class _Comparison:
         if not missing:
             return common
         check_reference(recipe, plan.revision)
-        if plan.release:
+        if plan.release or plan.lost:
             return replace(common, state="unfinished", reasons=tuple(missing), recipe=recipe)
         newest = _newest(recipe)
         if newest is None:

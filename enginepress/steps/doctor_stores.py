@@ -1,7 +1,8 @@
 """doctor's part about stores: are they whole, do they agree, are releases signed as they should be, does anything lie about?
 
 The primary store is the truth for the others: channels follow its channels, and a release that a channel needs, or a
-signature, is copied from it. What is damaged is not mended from elsewhere by itself: that is for an operator to decide.
+signature, is copied from it. A channel whose release is gone, so that nobody can read it, goes back to the one before. What is
+damaged is not mended from elsewhere by itself: that is for an operator to decide.
 """
 
 from __future__ import annotations
@@ -140,16 +141,38 @@ def _own_channels(store: Store, recipe: Recipe, repair: bool, *, but: Collection
         for channel, number in store.channels(name).items():
             if channel in but or (problem := _what_readers_miss(store, name, channel, number)) is None:
                 continue
-            what = f"channel {channel} in {store.url}"
-            if repair and number in store.numbers(name):
-                require_signature(store, name, number, trust_of(recipe))
-                activate(store, name, channel, number, who=operator(), why="enginepress doctor --repair")
-                yield Finding("mended", what, f"made anew on release {number}")
+            what, goal = f"channel {channel} in {store.url}", _leads_to(store, name, channel, number)
+            if repair and goal is not None:
+                done = f"made anew on release {goal}"
+                why = "enginepress doctor --repair"
+                if goal != number:
+                    done = f"moved back to release {goal}, since release {number} is not in the store"
+                    why += f": release {number} is not in the store"
+                require_signature(store, name, goal, trust_of(recipe))
+                activate(store, name, channel, goal, who=operator(), why=why, expect=number, back=goal != number)
+                yield Finding("mended", what, done)
             else:
                 gone = f"point it to a release that is there: `enginepress promote TARGET N --channel {channel}`"
-                yield Finding("error", what, problem, REPAIR if number in store.numbers(name) else gone)
+                back = f"{REPAIR}: the channel goes back to release {goal}"
+                yield Finding("error", what, problem, gone if goal is None else REPAIR if goal == number else back)
     except EnginepressError as error:
         yield Finding("error", f"channels in {store.url}", str(error), error.fix)
+
+
+def _leads_to(store: Store, name: str, channel: str, number: int) -> int | None:
+    """The release on which a channel that is not in order is made anew: that which it names, or, if that is gone and nobody can
+    read it any more, the last one before that is whole. None if that is for an operator to decide."""
+    if number in store.numbers(name):
+        return number
+    try:
+        store.channel(name, channel)
+        return None  # readers of a folder still have what they had
+    except StoreError:
+        pass
+    try:
+        return store.previous(name, channel, whole=True)
+    except StoreError:
+        return None
 
 
 def _what_readers_miss(store: Store, name: str, channel: str, number: int) -> str | None:
@@ -158,6 +181,8 @@ def _what_readers_miss(store: Store, name: str, channel: str, number: int) -> st
         store.channel(name, channel)
     except StoreError as error:
         return str(error)
+    if number not in store.numbers(name):
+        return f"is on release {number}, which is not in the store: who mounts it still has it, who pulls does not get it"
     try:
         return next(view_troubles(store, name, channel, number), None)
     except StoreError:

@@ -52,9 +52,11 @@ class Plan:
     Attributes:
         revision: digest of the revision; the workspace has it in `revisions/`.
         revision_id: the commit, or what the source calls it.
-        release: number of a release in the primary store that has this build key already; 0 if there is none.
+        release: number of a release in the primary store that has this build key already; 0 if there is none, or none that is
+            whole.
         inputs: what the build key is made of.
         registry: MLflow tracking URI of this run, for a recipe that names none.
+        lost: which release has this build key and is not whole any more, in words; empty if there is none.
     """
 
     run: str
@@ -66,6 +68,7 @@ class Plan:
     release: int
     inputs: Mapping[str, Any] = field(default_factory=dict)
     registry: str = ""
+    lost: str = ""
 
     def to_json(self) -> str:
         return parameter_json(asdict(self))

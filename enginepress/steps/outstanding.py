@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enginepress.recipe import Recipe
 from enginepress.steps.job import Plan
+from enginepress.steps.lost_files import refuse_lost
 from enginepress.steps.promote import unmoved
 from enginepress.steps.register import is_registered
 from enginepress.steps.signing import unsigned
@@ -12,15 +13,23 @@ from enginepress.stores.open import open_store
 
 
 def outstanding(recipe: Recipe, plan: Plan) -> list[str]:
-    """What a run would do, in words and in order; empty if the recipe is up to date."""
+    """What a run would do, in words and in order; empty if the recipe is up to date.
+
+    Raises:
+        StoreError: for what no run mends: another store than the primary one has lost files of the release.
+    """
     name, number = recipe.name, plan.release
     if not number:
-        return ["build a new release"]
+        return [f"publish anew, since {plan.lost}" if plan.lost else "build a new release"]
     primary, *others = [open_store(s) for s in recipe.stores]
     missing = []
     if primary.read_record(name, number, checks_record(plan)) is None:
         missing.append(f"gate release {number} by these checks")
-    missing += [f"publish release {number} to {s.url}" for s in others if number not in s.numbers(name)]
+    for store in others:
+        if number not in store.numbers(name):
+            missing.append(f"publish release {number} to {store.url}")
+        else:
+            refuse_lost(store, name, number)
     if unsigned(recipe, [primary, *others], number):
         missing.append(f"sign release {number}")
     if not is_registered(recipe, primary, number):

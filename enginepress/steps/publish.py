@@ -1,7 +1,7 @@
 """publish: the gated repository becomes an immutable, numbered release in every store of the recipe.
 
 The primary store allots the number; the others take the same or refuse. What is published already is not published again:
-the same content under the same build key is the same release.
+the same content under the same build key is the same release, unless it has lost files in the store.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from enginepress.sources import Revision
 from enginepress.steps.assemble import produce_repository
 from enginepress.steps.job import Job, Plan
 from enginepress.steps.lock import LOCK_RECORD, lock_of_build
+from enginepress.steps.lost_files import INSTEAD_OF, keep_channels, refuse_lost
 from enginepress.steps.meter import Meter
 from enginepress.steps.release_folder import release_folder
 from enginepress.steps.signing import sign_where_wanted
@@ -34,6 +35,7 @@ def publish(job: Job, plan: Plan) -> dict[str, Any]:
     recipe = job.recipe
     primary, *others = (open_store(s) for s in recipe.stores)
     number = plan.release or _publish_primary(job, plan, primary).release
+    keep_channels(recipe, primary, number)
     _lay_lock(job, plan, primary, number)
     attempt = passed_attempt(job, plan)
     if attempt is not None:
@@ -51,11 +53,14 @@ def _publish_primary(job: Job, plan: Plan, store: Store) -> Manifest:
     if passed_attempt(job, plan) is None:
         raise GateError("was not gated by these checks, so it is not published", where=str(repository.folder))
     known = store.find_content(name, content)
+    instead_of = 0
     if known is not None and known.build_key == plan.build_key:
-        return known
+        if not store.lost(name, known.release):
+            return known
+        instead_of = known.release
 
     def describe(number: int, files: tuple[FileEntry, ...]) -> Manifest:
-        return new_manifest(job, plan, number, files, content)
+        return new_manifest(job, plan, number, files, content, instead_of=instead_of)
 
     files = [FileEntry(**entry) for entry in repository.record["files"]]
     return store.publish(
@@ -72,6 +77,7 @@ def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: i
     name = job.recipe.name
     manifest = primary.manifest(name, number)
     if number in store.numbers(name) and store.manifest(name, number).content_digest == manifest.content_digest:
+        refuse_lost(store, name, number)
         return
     repository, expected = _near(job, plan, primary, manifest)
     store.publish(
@@ -108,7 +114,14 @@ def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> tuple[Pat
     return folder, {folder / e.path: e.sha256 for e in manifest.files}
 
 
-def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str) -> Manifest:
+def new_manifest(
+    job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...], content_digest: str, *, instead_of: int = 0
+) -> Manifest:
+    """As the recipe and the plan say.
+
+    Args:
+        instead_of: the release with the same content that has lost files (`steps.lost_files`).
+    """
     return Manifest(
         model=job.recipe.name,
         release=number,
@@ -121,6 +134,7 @@ def new_manifest(job: Job, plan: Plan, number: int, files: tuple[FileEntry, ...]
             "builder": job.recipe.engine.builder,
             "environment": dict(plan.inputs["environment"]),
             "gate": "served" if job.recipe.checks.served else "unserved",
+            **({INSTEAD_OF: instead_of} if instead_of else {}),
         },
         recipe=job.recipe.canonical(),
         served_by=get_builder(job.recipe.engine.builder).served_by(job.recipe),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enginepress.quantities import size_text
 from enginepress.report import JSON_NAME, report_markdown
 from enginepress.report.html import report_html
 from enginepress.report.markdown import inline, table
@@ -89,10 +90,12 @@ def _resolve(job: Job, plan: Plan, facts: Mapping[str, Any]) -> Shown:
     revision = job.workspace.read_json("revisions", f"{plan.revision}.json") or {"files": []}
     size = sum(f["size"] for f in revision["files"])
     done = f"release {plan.release} is there already; what is missing around it is added" if plan.release else "a new release"
+    if plan.lost:
+        done = f"a new release, since {plan.lost}"
     rows = [
         ("source", recipe.source.uri),
         ("revision", plan.revision_id),
-        ("files", f"{len(revision['files'])}, {size / 1e9:,.2f} GB"),
+        ("files", f"{len(revision['files'])}, {size_text(size)}"),
         ("builder", f"{recipe.engine.builder}, {recipe.engine.precision}"),
         *((f"with {name}", str(version)) for name, version in sorted(plan.inputs["environment"].items())),
         ("build key", plan.build_key),
@@ -105,7 +108,7 @@ def _download(job: Job, plan: Plan, facts: Mapping[str, Any]) -> Shown:
     made = _checkpoint(job, plan)
     rows = [("source", made["source"]), ("revision", made["revision"]), ("lies in", made["where"])]
     if "bytes" in made:
-        rows.append(("verified", f"{made['files']} files, {made['bytes'] / 1e9:,.2f} GB"))
+        rows.append(("verified", f"{made['files']} files, {size_text(made['bytes'])}"))
     return Shown(_summary(job, "download", facts, rows), made, _measured(job, "download", made))
 
 
@@ -122,7 +125,7 @@ def _build(job: Job, plan: Plan, facts: Mapping[str, Any]) -> Shown:
         ("lies in", made["where"]),
     ]
     if "bytes" in made:
-        rows.append(("size", f"{made['bytes'] / 1e9:,.2f} GB"))
+        rows.append(("size", size_text(made["bytes"])))
     return Shown(_summary(job, "build", facts, rows), made, _measured(job, "build", made))
 
 
@@ -156,7 +159,7 @@ def _publish(job: Job, plan: Plan, facts: Mapping[str, Any]) -> Shown:
         ("release", str(made["release"])),
         ("stores", ", ".join(made["stores"])),
         ("lies in", made["where"]),
-        ("size", f"{made['bytes'] / 1e9:,.2f} GB"),
+        ("size", size_text(made["bytes"])),
         ("made from", f"{made['source']} at {made['revision']}"),
         ("engine", made["engine_key"]),
         ("content digest", made["content_digest"]),

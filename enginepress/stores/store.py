@@ -161,6 +161,10 @@ class Store(ABC):
             StoreError: saying what is in the way.
         """
 
+    def free_bytes(self) -> int | None:
+        """What can still be written; None where nobody can tell. Raises StoreError if the place cannot be looked at."""
+        return None
+
     def check_removable(self) -> None:  # noqa: B027
         """Raises StoreError for what would refuse every removal."""
 
@@ -174,6 +178,10 @@ class Store(ABC):
         Raises:
             StoreError: if there is no such release, or its manifest is damaged.
         """
+
+    def lost(self, model: str, number: int) -> list[Difference]:
+        """Files of a release that are not there, or of another size: told by names and sizes, in no time. Raises as `verify`."""
+        return [d for d in self.verify(model, number, contents=False) if d.problem != "foreign"]
 
     @abstractmethod
     def remove(self, model: str, number: int) -> None:
@@ -315,8 +323,11 @@ class Store(ABC):
     def history(self, model: str, channel: str) -> list[Move]:
         """Every move of a channel, oldest first."""
 
-    def previous(self, model: str, channel: str) -> int:
+    def previous(self, model: str, channel: str, *, whole: bool = False) -> int:
         """The release to which a rollback goes: the one before, of those that are still in the store.
+
+        Args:
+            whole: pass over those that are damaged, too, as names and sizes tell.
 
         Raises:
             StoreError: if there is none.
@@ -329,7 +340,7 @@ class Store(ABC):
                 f"has no channel {channel} of {model}", where=self.url, fix=f"there are: {', '.join(channels) or 'none'}"
             )
         there = set(self.numbers(model))
-        found = came_before([*past, (now, False)], there.__contains__)
+        found = came_before([*past, (now, False)], lambda n: n in there and (not whole or self._is_whole(model, n)))
         if found is None:
             raise StoreError(
                 f"channel {channel} of {model} is on release {now} and there is no earlier release to go back to",
@@ -338,6 +349,12 @@ class Store(ABC):
                 f"`enginepress promote TARGET N --channel {channel}` points it to any of them",
             )
         return found
+
+    def _is_whole(self, model: str, number: int) -> bool:
+        try:
+            return not self.verify(model, number, contents=False)
+        except StoreError:
+            return False
 
 
 def damaged_file(where: str, wanted: str, found: str) -> StoreError:

@@ -296,6 +296,53 @@ def test_doctor_reports_a_channel_that_dangles_in_any_store_and_makes_it_anew(pl
     assert store.channel(MODEL, channel) == number
 
 
+def _lose(store: FileStore, number: int, *channels: str) -> None:
+    """The release goes, and what the readers of these channels see, which no command of ours does."""
+    for channel in channels:
+        shutil.rmtree((store.root / MODEL / "channels" / channel).resolve())
+    shutil.rmtree(store.root / MODEL / "releases" / str(number))
+
+
+def test_doctor_takes_a_channel_whose_release_is_gone_back_to_the_last_whole_one(place: Place) -> None:
+    first, second = place.stores
+    activate(first, MODEL, "candidate", 1, who="ana", why="one")
+    activate(first, MODEL, "candidate", 2, who="ana", why="two")
+    activate(first, MODEL, "candidate", 3, who="ana", why="three")
+    next((first.root / MODEL / "releases/2/repository").rglob("*.bin")).unlink()
+    _lose(first, 3, "candidate")
+    what = f"channel candidate in {first.url}"
+    (found,) = [f for f in examine_stores(place.recipe, Workspace(place.folder / "w"), False) if f.what == what]
+    assert "which is gone, so nobody can read release 3 there" in found.message
+    assert "the channel goes back to release 1" in found.fix
+    assert first.channels(MODEL)["candidate"] == 3, "looking moves nothing"
+    mended = [f for f in findings(place, repair=True) if f[0] == "mended"]
+    assert mended == [
+        ("mended", what, "moved back to release 1, since release 3 is not in the store"),
+        ("mended", f"channel candidate in {second.url}", "moved to release 1"),
+    ]
+    last = first.history(MODEL, "candidate")[-1]
+    assert (last.release, last.previous, last.back) == (1, 3, True)
+    assert last.why == "enginepress doctor --repair: release 3 is not in the store"
+
+
+def test_doctor_leaves_a_channel_whose_readers_still_have_the_release(place: Place) -> None:
+    first = place.stores[0]
+    _lose(first, 2)
+    (found,) = [f for f in findings(place, repair=True) if f[1] == f"channel production in {first.url}"]
+    assert found[0] == "error"
+    assert "is on release 2, which is not in the store" in found[2]
+    assert first.channels(MODEL)["production"] == 2
+
+
+def test_doctor_leaves_a_channel_that_was_on_no_other_release(place: Place) -> None:
+    first = place.stores[0]
+    activate(first, MODEL, "preview", 3, who="ana", why="first")
+    _lose(first, 3, "preview", "candidate")
+    (found,) = [f for f in findings(place, repair=True) if f[1] == f"channel preview in {first.url}"]
+    assert found[0] == "error"
+    assert first.channels(MODEL)["preview"] == 3
+
+
 def test_doctor_reports_a_channel_whose_readers_see_something_else(place: Place) -> None:
     second = place.stores[1]
     config = second.channel_path(MODEL, "production") / MODEL / "config.pbtxt"

@@ -227,6 +227,14 @@ class S3Store(Store):
         found += [Difference(path, "foreign") for path in there.keys() - sizes.keys()]
         return sorted(found, key=lambda d: d.path)
 
+    def lost(self, model: str, number: int) -> list[Difference]:
+        """As `Store.lost`. ETags are not compared: a server to which the store was copied may give others."""
+        manifest, name = self._read(model, number)
+        folder = self._keys(model).repository(name)
+        sizes = {s.key.removeprefix(folder): s.size for s in self._client.listing(folder)}
+        wrong = (entry for entry in manifest.files if sizes.get(entry.path) != entry.size)
+        return [Difference(e.path, "changed" if e.path in sizes else "missing") for e in wrong]
+
     def remove(self, model: str, number: int) -> None:
         manifest, name = self._read(model, number)
 

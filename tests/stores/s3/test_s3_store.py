@@ -10,9 +10,13 @@ import pytest
 
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry, hash_folder
+from enginepress.recipe import Recipe
 from enginepress.recipe import Store as StoreSettings
+from enginepress.steps.doctor_stores import examine_stores
+from enginepress.steps.finding import Finding
 from enginepress.stores.open import open_store
 from enginepress.stores.s3 import S3Store, sending
+from enginepress.workspace import Workspace
 from tests.s3_server import S3Server
 from tests.stores.parts import MODEL, key, make_source, manifest, placed
 from tests.stores.s3.stores import a_store, keys, leftovers, promote, publish
@@ -252,6 +256,46 @@ def test_a_channel_that_names_a_release_that_is_gone_says_so(store: S3Store, sou
     server.add("bucket", {f"models/{MODEL}/channels/production.json": b"{}"})
     with pytest.raises(StoreError, match="is damaged"):
         store.channel(MODEL, "production")
+
+
+def test_files_that_are_lost_are_told_by_the_listing_alone(store: S3Store, source: Path, server: S3Server) -> None:
+    publish(store, source)
+    assert store.lost(MODEL, 1) == []
+    folder = next(k for k in keys(server) if k.endswith("/tiny/1/model.py")).removesuffix("/tiny/1/model.py")
+    server.add("bucket", {f"{folder}/tiny/1/model.py": b"", f"{folder}/tiny/1/foreign": b"x"})
+    server.buckets["bucket"].objects.pop(f"{folder}/tiny/1/engine/part1.bin")
+    assert [str(d) for d in store.lost(MODEL, 1)] == [
+        "tiny/1/engine/part1.bin is missing",
+        "tiny/1/model.py is not what was published",
+    ]
+
+
+def test_doctor_takes_a_channel_whose_release_is_gone_back_to_the_one_before(
+    store: S3Store, source: Path, server: S3Server, tmp_path: Path
+) -> None:
+    """As two failures at once may leave it: the release was removed, and the move to it could not be undone."""
+    for name in "abc":
+        publish(store, source, key(name))
+    for number in (1, 2, 3):
+        promote(store, "production", number)
+    server.add("bucket", {f"models/{MODEL}/releases/3.json": b""})
+    recipe = Recipe.model_validate({"name": MODEL, "source": "file:///any", "stores": ["s3://bucket/models"]})
+
+    def findings(*, repair: bool) -> list[Finding]:
+        found = examine_stores(recipe, Workspace(tmp_path / "w"), repair)
+        return [f for f in found if f.what.startswith("channel")]
+
+    (found,) = findings(repair=False)
+    assert found.status == "error"
+    assert "points to release 3, which is not in the store" in found.message
+    assert "goes back to release 2" in (found.fix or "")
+    assert [(f.status, f.message) for f in findings(repair=True)] == [
+        ("mended", "moved back to release 2, since release 3 is not in the store")
+    ]
+    assert store.channel(MODEL, "production") == 2
+    last = store.history(MODEL, "production")[-1]
+    assert (last.release, last.previous, last.back) == (2, 3, True)
+    assert findings(repair=True) == []
 
 
 # The recipe -----------------------------------------------------------------------------------------------------------
