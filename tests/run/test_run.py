@@ -205,13 +205,14 @@ def test_a_damaged_release_does_not_bar_the_way_to_the_others(finished_twice: Fi
 
 
 def test_a_release_that_lost_a_file_is_published_anew_and_the_channel_moves_on(finished: Finished) -> None:
-    before = finished.folder / "store" / "tiny" / "releases" / "1" / "repository" / "tiny" / "1" / "model.py"
-    before.unlink()
+    (finished.folder / "store/tiny/releases/1/repository/tiny/1/model.py").unlink()
+    (engine,) = (finished.folder / "workspace" / "engines").iterdir()
+    built = (engine / "record.json").read_bytes()
     result = run_json(finished.recipe)
     assert (result["up_to_date"], result["release"]) == (False, 2)
     assert result["notes"] == ["release 1 is not whole any more: tiny/1/model.py is missing; release 2 stands in its stead"]
     steps = {p.stem: json.loads(p.read_text()) for p in (finished.folder / "workspace" / "runs" / result["run"]).glob("*.json")}
-    assert "skipped" in steps["build"]["facts"], "the workspace still has what was built"
+    assert (engine / "record.json").read_bytes() == built, "the workspace still has what was built"
     assert steps["promote"]["facts"]["moved"] == ["candidate"]
     manifest = json.loads((finished.folder / "store/tiny/releases/2/manifest.json").read_text())
     assert manifest["made_with"]["instead_of"] == 1
