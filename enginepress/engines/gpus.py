@@ -222,7 +222,7 @@ def unsupported(gpu: Gpu, builder: str, precision: str, kv_cache: str | None, co
         return RecipeError(
             f"builder '{builder}' in Triton {container.tag} ({container.holds}) is not known to work on {what}",
             where=FIELD,
-            fix="use another GPU" + _gpus_with(precision, builder, container) + ", or another container",
+            fix=f"use {_gpus_with(precision, builder, container).removeprefix(', or ') or 'another GPU'}, or another container",
         )
     if precision not in possible:
         return RecipeError(

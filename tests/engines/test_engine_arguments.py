@@ -40,6 +40,8 @@ from tests.engines.served_recipes import BOTH, CONFIG, recipe
             "name a folder of the machine that serves, from / on",
         ),
         ("llmapi", {"lora_config": {"lora_dir": "/adapter"}}, "must be a list of folders", None),
+        ("llmapi", {"lora_config": {"lora_target_modules": "attn_q"}}, "must be a list of names", None),
+        ("llmapi", {"lora_config": {"lora_target_modules": [3]}}, "must be a list of names", None),
         ("llmapi", {"torch_compile_config": {"enable_fulgraph": True}}, "not known to have", "did you mean 'enable_fullgraph'?"),
         ("llmapi", {"torch_compile_config": {"enable_fullgraph": 1}}, "must be true or false", None),
         ("llmapi", {"torch_compile_config": True}, "must be a mapping", None),

@@ -265,6 +265,14 @@ def test_the_llm_apis_cache_for_adapters_is_taken_before_the_kv_cache() -> None:
     assert by_share.cache_pool == pytest.approx(0.75 * plain.cache_pool, abs=2)
 
 
+@pytest.mark.parametrize("modules", [["mlp_gate"], ["moe_gate"], [["attn_q"]], 8.5, None])
+def test_an_adapter_of_experts_alone_or_of_nothing_that_can_be_is_planned_like_any_other(modules: Any) -> None:
+    lora = {"engine_args": {"lora_config": {"lora_target_modules": modules}}}
+    plan = plan_of("mixtral-8x7b", recipe("B200-180GB", builder="llmapi", precision="bfloat16", serving=lora))
+    assert plan.adapters is not None
+    assert plan.adapters.adapter == 2 * 64 * 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024)), "rank 64, attention of 32 layers"
+
+
 @pytest.mark.parametrize(("samples", "more", "said"), [(33, {}, True), (32, {}, False), (33, {"converter": "modelopt"}, False)])
 def test_texts_that_awq_does_not_take_are_said_to_be_left(samples: int, more: dict[str, Any], said: bool) -> None:
     texts = {"data": "/texts.txt", "samples": samples}

@@ -13,6 +13,7 @@ them whole. vLLM's release has none (`enginepress.repository.plans.engine_args`)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,8 @@ def adapters_of(shape: Shape, recipe: Recipe, left: int, share: float) -> Adapte
     if engine.builder == "llmapi" and (serving.adapters or asked_of_llmapi(serving.engine_args)):
         config, cache = _mapping(recipe, "lora_config"), _mapping(recipe, "peft_cache_config")
         rank = _number(config.get("max_lora_rank"), USUAL_RANK)
-        adapter = _adapter(shape, rank, config.get("lora_target_modules") or ())
+        modules = config.get("lora_target_modules")
+        adapter = _adapter(shape, rank, modules if isinstance(modules, list) else ())
         at_least = adapter * _number(config.get("max_loras"), 0)
         return Adapters(
             max(at_least, int(_share(cache.get("device_cache_percent"), LLMAPI_SHARE) * left)), adapter, rank, before=True
@@ -85,7 +87,8 @@ def share_field(recipe: Recipe, share: float) -> tuple[str, Any]:
 
 
 def _adapter(shape: Shape, rank: int, modules: Any) -> int:
-    """Bytes of one adapter; of all matrices if the modules are not named. Experts are left out: few adapters change them."""
+    """Bytes of one adapter; of all matrices if the modules are not named, or are none of the plain ones. Experts are left out:
+    few adapters change them."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     sizes = {
@@ -99,10 +102,14 @@ def _adapter(shape: Shape, rank: int, modules: Any) -> int:
         "mlp_gate": hidden + inner,
         "mlp_gate_up": hidden + 2 * inner,
     }
-    named = [name for name in modules if name in sizes] or ["attn_q", "attn_k", "attn_v", "attn_dense", *_PLAIN[:3]]
-    attention = sum(sizes[name] for name in named if name in _ATTENTION)
-    plain = sum(sizes[name] for name in named if name in _PLAIN)
-    return 2 * rank * (shape.layers * attention + (shape.layers - shape.expert_layers) * plain)
+
+    def of(names: Iterable[str]) -> int:
+        attention = sum(sizes[name] for name in names if name in _ATTENTION)
+        plain = sum(sizes[name] for name in names if name in _PLAIN)
+        return 2 * rank * (shape.layers * attention + (shape.layers - shape.expert_layers) * plain)
+
+    named = [name for name in modules if isinstance(name, str) and name in sizes]
+    return of(named) or of(["attn_q", "attn_k", "attn_v", "attn_dense", *_PLAIN[:3]])
 
 
 def _mapping(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -211,6 +211,9 @@ def _check_type(value: Any, wanted: Wanted | None, where: str) -> None:
     elif wanted == "mapping":
         if not isinstance(value, dict):
             raise RecipeError(f"is {value!r}; it must be a mapping of names to values", where=where)
+    elif wanted == "names":
+        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+            raise RecipeError(f"is {value!r}; it must be a list of names", where=where)
     elif wanted == "folders":
         if not isinstance(value, list):
             raise RecipeError(f"is {value!r}; it must be a list of folders", where=where)
@@ -230,7 +233,9 @@ def check_folder(value: Any, where: str) -> None:
 
     A name of a hub's would be fetched by the server when it loads: by no digest, and at a time that nobody chose.
     """
-    if not isinstance(value, str) or not value.startswith("/"):
+    if not isinstance(value, str):
+        raise RecipeError(f"is {value!r}; it must be a folder", where=where, fix="name a folder of the machine that serves")
+    if not value.startswith("/"):
         raise RecipeError(
             f"is {value!r}, which is no absolute path: the server would download it when it loads, and nobody would have "
             "verified it",

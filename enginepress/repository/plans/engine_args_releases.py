@@ -17,7 +17,7 @@ from enginepress.engines.versions import Container, load_matrix, version_key
 from enginepress.errors import RecipeError
 from enginepress.repository.plans.engine_args import WHERE, load_arguments
 
-_NEAR = 0.6
+_NEAR = 0.75
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Span:
         before: the last release before it that was read, which lacks it; None if none was.
         since, until: the first and the last release that has it, of those that were read. None: not known.
         after: the first release after it that was read, which lacks it again; None if none was.
+        instead: what takes its place then, where that is known.
     """
 
     before: str | None = None
     since: str | None = None
     until: str | None = None
     after: str | None = None
+    instead: str | None = None
 
     def refuses(self, release: str) -> Literal["not yet", "no longer"] | None:
         key = version_key(release)
@@ -51,7 +53,11 @@ def load_spans(builder: Literal["llmapi", "vllm"]) -> Mapping[str, Span]:
     table = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), Loader=loader)[builder]
     starts = {name: (line["lacking"], line["having"]) for line in table["since"] for name in line["names"]}
     ends = {name: (line["having"], line["lacking"]) for line in table["gone"] for name in line["names"]}
-    return {name: Span(*starts.get(name, (None, None)), *ends.get(name, (None, None))) for name in {**starts, **ends}}
+    instead = table["instead"]
+    return {
+        name: Span(*starts.get(name, (None, None)), *ends.get(name, (None, None)), instead=instead.get(name))
+        for name in {**starts, **ends}
+    }
 
 
 def check_release(given: Mapping[str, Any], builder: Literal["llmapi", "vllm"], container: Container) -> None:
@@ -91,7 +97,8 @@ def _message(name: str, span: Span, why: str, container: Container) -> str:
 
 
 def _fix(name: str, span: Span, why: str, builder: Literal["llmapi", "vllm"], container: Container, release: str) -> str:
-    fix = "leave it out"
+    instead = span.instead if why == "no longer" else None
+    fix = f"set {instead} instead, leave it out" if instead is not None else "leave it out"
     rows = [row for row in load_matrix().of_kind(container.kind) if builder in row.builders]
     held = {row.tag: (row.vllm if builder == "vllm" else row.tensorrt_llm) or "" for row in rows}
     if why == "not yet" and span.since is not None:
@@ -102,7 +109,7 @@ def _fix(name: str, span: Span, why: str, builder: Literal["llmapi", "vllm"], co
         having = [tag for tag, version in held.items() if version_key(version) <= version_key(span.until)]
         having = [tag for tag in having if span.refuses(held[tag]) is None]
         fix += f", or set engine.container: {having[0]} or an earlier one" if having else ""
-    if (near := _near(name, builder, release)) is not None:
+    if instead is None and (near := _near(name, builder, release)) is not None:
         fix += f"; the nearest that {container.holds} has: '{near}'"
     return fix
 

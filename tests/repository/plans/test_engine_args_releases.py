@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ def checked(builder: Builder, tag: str, given: dict[str, Any]) -> RecipeError | 
             {"use_torch_sampler": True},
             "use_torch_sampler",
             "TensorRT-LLM 1.2.1 (Triton 26.07) no longer knows 'use_torch_sampler': it is gone since 1.1.0; 1.0.0 is the last",
-            "leave it out, or set engine.container: 25.10 or an earlier one",
+            "set sampler_type: TorchSampler instead, leave it out, or set engine.container: 25.10 or an earlier one",
         ),
         (
             "vllm",
@@ -55,6 +56,14 @@ def checked(builder: Builder, tag: str, given: dict[str, Any]) -> RecipeError | 
             "async_scheduling",
             "vLLM 0.9.2 (Triton 25.08) does not know 'async_scheduling' yet: 0.10.1.1 is the first with it of those",
             "leave it out, or set engine.container: 25.09 or a later one",
+        ),
+        (
+            "vllm",
+            "25.03",
+            {"speculative_config": {}},
+            "speculative_config",
+            "does not know",
+            "engine.container: 25.05 or a later one",
         ),
         (
             "vllm",
@@ -70,7 +79,7 @@ def checked(builder: Builder, tag: str, given: dict[str, Any]) -> RecipeError | 
             {"disable_log_requests": True},
             "disable_log_requests",
             "no longer knows",
-            "the nearest that vLLM 0.11.1 has: 'enable_log_requests'",
+            "set enable_log_requests, which says the opposite, instead, leave it out, or set engine.container: 25.08 or an",
         ),
         (
             "vllm",
@@ -86,7 +95,15 @@ def checked(builder: Builder, tag: str, given: dict[str, Any]) -> RecipeError | 
             {"compilation_config": {"pass_config": {"enable_fi_allreduce_fusion": True}}},
             "compilation_config.pass_config.enable_fi_allreduce_fusion",
             "does not know",
-            "25.09 or a later one; the nearest that vLLM 0.9.2 has: 'enable_",
+            "25.09 or a later one",
+        ),
+        (
+            "vllm",
+            "25.08",
+            {"enable_log_requests": True},
+            "enable_log_requests",
+            "does not know",
+            "the nearest that vLLM 0.9.2 has: 'disable_log_requests'",
         ),
         ("llmapi", "26.02", {"sparse_attention_config": {"algorithm": "dsa"}}, "sparse_attention_config", "not know", "26.03"),
     ],
@@ -149,10 +166,15 @@ def test_only_what_was_read_refuses(span: Span, release: str, why: str | None) -
 
 @BOTH
 def test_every_name_with_a_release_is_a_known_one(builder: Builder) -> None:
-    arguments = load_arguments(builder)
-    for name in load_spans(builder):
+    arguments, spans = load_arguments(builder), load_spans(builder)
+    instead = {re.split("[:,]", span.instead)[0]: name for name, span in spans.items() if span.instead is not None}
+    for name in (*spans, *instead):
         path, _, last = name.rpartition(".")
         assert last in ((arguments.names_in(path, {}) or []) if path else arguments.known), name
+    for name, gone in instead.items():
+        last = spans[gone].after
+        assert last is not None
+        assert name not in spans or spans[name].refuses(last) is None, f"{name} takes no place in {last}"
 
 
 @BOTH
