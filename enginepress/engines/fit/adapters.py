@@ -69,8 +69,8 @@ def adapters_of(shape: Shape, recipe: Recipe, left: int, share: float) -> Adapte
     if engine.builder == "llmapi" and (serving.adapters or asked_of_llmapi(serving.engine_args)):
         config, cache = _mapping(recipe, "lora_config"), _mapping(recipe, "peft_cache_config")
         rank = _number(config.get("max_lora_rank"), USUAL_RANK)
-        modules = config.get("lora_target_modules")
-        adapter = _adapter(shape, rank, modules if isinstance(modules, list) else ())
+        told = config.get("lora_target_modules")
+        adapter = _adapter(shape, rank, told if isinstance(told, list) else ())
         at_least = adapter * _number(config.get("max_loras"), 0)
         return Adapters(
             max(at_least, int(_share(cache.get("device_cache_percent"), LLMAPI_SHARE) * left)), adapter, rank, before=True
