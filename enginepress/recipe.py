@@ -25,6 +25,7 @@ from enginepress.canonical import json_digest
 from enginepress.recipe_fields import (
     ChannelName,
     Duration,
+    JsonMapping,
     ModelName,
     RegularExpression,
     S3CaBundle,
@@ -193,7 +194,7 @@ class Serving(Section):
         description="tensorrt_llm: parameters of NVIDIA's model repository by their own names, e.g. "
         "kv_cache_free_gpu_mem_fraction: 0.85.",
     )
-    engine_args: dict[str, Any] = Field(
+    engine_args: JsonMapping = Field(
         default_factory=dict, description="llmapi: arguments of LLM(); vllm: engine arguments. By their own names."
     )
     adapters: dict[str, str] = Field(

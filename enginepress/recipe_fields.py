@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -17,7 +18,48 @@ _SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 class Section(BaseModel):
     """A mapping in a recipe. Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+_DEEPEST = 32
+"""Mappings and lists inside each other. What tools take has five at most; a YAML alias can stand in itself."""
+
+
+def _as_json(value: Any) -> Any:
+    """What YAML can say and JSON cannot has no digest, and would reach the server as something else."""
+    if (trouble := _no_json(value, "", 0)) is not None:
+        raise ValueError(trouble)
+    return value
+
+
+def _no_json(value: Any, path: str, depth: int) -> str | None:
+    name = path or "it"
+    if depth > _DEEPEST:
+        outer = re.split(r"[.\[]", path)[0]
+        return f"{outer} holds more than {_DEEPEST} mappings or lists inside each other, or itself"
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                return f"{name} has a key that is no text, {key!r}: write it in quotes"
+            if not key.isprintable():
+                return f"{name} has a key that cannot be printed, {key!r}"
+            if (trouble := _no_json(inner, f"{path}.{key}".lstrip("."), depth + 1)) is not None:
+                return trouble
+        return None
+    if isinstance(value, list):
+        return next((t for n, inner in enumerate(value) if (t := _no_json(inner, f"{path}[{n}]", depth + 1)) is not None), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value}, which is no number that can be counted with"
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return f"{name} is a number of more than 64 bits"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{name} holds half a character (a lone surrogate)"
+    if value is None or isinstance(value, (str, int, float)):
+        return None
+    kind = {"bytes": "binary data", "date": "a date", "datetime": "a date", "set": "a set"}.get(
+        type(value).__name__, type(value).__name__
+    )
+    return f"{name} is {kind}, and must be text, a number, true, false, a list or a mapping: write it in quotes"
 
 
 def _secret_reference(value: str) -> str:
@@ -66,3 +108,6 @@ S3PathStyle = Annotated[
     bool, Field(description="s3: address buckets as server/bucket, not as bucket.server. On by itself with an endpoint.")
 ]
 S3CaBundle = Annotated[Annotated[str, Field(min_length=1)] | None, Field(description="s3: file with the certificates to trust.")]
+
+JsonMapping = Annotated[dict[str, Any], AfterValidator(_as_json)]
+"""Names to values of any kind that JSON has."""

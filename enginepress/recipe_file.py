@@ -48,6 +48,16 @@ class _Loader(yaml.SafeLoader):
             raise RecipeError(f"line {event.start_mark.line + 1}: aliases (*name) are not for recipes")
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # a date that is none, a number of thousands of digits
+            said = str(node.value)[:40] + ("…" if len(str(node.value)) > 40 else "")
+            raise RecipeError(
+                f"line {node.start_mark.line + 1}: {said} cannot be read: {str(error).partition(';')[0]}",
+                fix="write it in quotes if it is a text",
+            ) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -87,7 +97,8 @@ def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True)
     try:
         data = yaml.load(text, Loader=_Loader)
     except RecipeError as error:
-        raise RecipeError(error.message, where=str(path), fix="write each key once, and each value out") from None
+        fix = error.fix or "write each key once, and each value out"
+        raise RecipeError(error.message, where=str(path), fix=fix) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {yaml_problem(error)}", where=str(path)) from None
     except RecursionError:

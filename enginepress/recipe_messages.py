@@ -36,6 +36,7 @@ _KINDS = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
+    "finite_number": "must be a number that can be counted with",
 }
 _LIMITS = {
     "greater_than_equal": ("ge", "must be at least"),

@@ -115,9 +115,11 @@ def test_a_wrong_recipe_is_refused_in_words_that_help(tmp_path: Path, change: di
         ("\x00\x01", "YAML"),
         ("[" * 5000, "nested too deeply"),
         ("x: &a [*a]\n", "aliases"),
+        ("name: a\nx: 2020-13-45\n", "line 2: 2020-13-45 cannot be read: month must be in 1..12"),
+        ("x: " + "9" * 5000, "line 1: " + "9" * 40 + "… cannot be read"),
         ("!!python/object/apply:os.system ['true']", "YAML"),
     ],
-    ids=["empty", "list", "broken", "twice", "binary", "deep", "recursive", "code"],
+    ids=["empty", "list", "broken", "twice", "binary", "deep", "recursive", "date", "digits", "code"],
 )
 def test_what_is_no_recipe_is_refused_without_a_traceback(tmp_path: Path, content: str, word: str) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -248,3 +250,38 @@ def _field_names(schema: dict[str, Any]) -> set[str]:
 def test_every_field_of_a_recipe_is_in_its_documentation(field: str) -> None:
     text = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
     assert re.search(rf"`([a-z_]+\.)*{field}(\.[a-z_]+)*`", text), f"docs/recipe.md does not say what {field} is"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("additional_config: {1: 2}", "additional_config has a key that is no text, 1: write it in quotes"),
+        ("additional_config: {x: [2020-01-01]}", r"additional_config.x\[0\] is a date, and must be text"),
+        ("additional_config: {x: !!binary aGVsbG8=}", "additional_config.x is binary data"),
+        ("additional_config: {x: !!set {a, b}}", "additional_config.x is a set"),
+        ('additional_config: {"a\\nb": 1}', "has a key that cannot be printed"),
+        ("seed: .nan", "seed is nan, which is no number"),
+        ("seed: -.inf", "seed is -inf"),
+        ("seed: 36893488147419103232", "seed is a number of more than 64 bits"),
+        ('seed: "\\ud800"', "seed holds half a character"),
+        ("additional_config: " + "[" * 40 + "]" * 40, "additional_config holds more than 32 mappings or lists inside each other"),
+    ],
+)
+def test_values_of_arguments_that_yaml_can_say_and_json_cannot_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = _write(tmp_path, f"{yaml.safe_dump(MINIMAL)}serving:\n  engine_args:\n    {text}\n")
+    with pytest.raises(RecipeError, match=said) as caught:
+        load_recipe(path)
+    assert "serving.engine_args (line " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"serving": {"parameters": {"kv_cache_free_gpu_mem_fraction": float("nan")}}},
+        {"engine": {"options": {"convert": {"smoothquant": float("inf")}}}},
+        {"checks": {"load": {"max_first_token_ms": float("inf")}}},
+    ],
+)
+def test_a_number_that_no_digest_can_be_made_of_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="number"):
+        load_recipe(_write(tmp_path, _with(**changes)))

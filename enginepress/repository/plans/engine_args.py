@@ -211,6 +211,12 @@ def _check_type(value: Any, wanted: Wanted | None, where: str) -> None:
     elif wanted == "mapping":
         if not isinstance(value, dict):
             raise RecipeError(f"is {value!r}; it must be a mapping of names to values", where=where)
+    elif wanted == "count":
+        if type(value) is not int or value < 1:
+            raise RecipeError(f"is {value!r}; it must be a whole number, 1 or more", where=where)
+    elif wanted == "counts":
+        if not isinstance(value, list) or not value or not all(type(number) is int and number > 0 for number in value):
+            raise RecipeError(f"is {value!r}; it must be a list of whole numbers, each 1 or more", where=where)
     elif wanted == "names":
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
             raise RecipeError(f"is {value!r}; it must be a list of names", where=where)
@@ -235,6 +241,8 @@ def check_folder(value: Any, where: str) -> None:
     """
     if not isinstance(value, str):
         raise RecipeError(f"is {value!r}; it must be a folder", where=where, fix="name a folder of the machine that serves")
+    if not value.isprintable():
+        raise RecipeError(f"is {value!r}, which holds what cannot be printed", where=where, fix="name the folder alone")
     if not value.startswith("/"):
         raise RecipeError(
             f"is {value!r}, which is no absolute path: the server would download it when it loads, and nobody would have "

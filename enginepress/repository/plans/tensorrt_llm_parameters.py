@@ -56,6 +56,7 @@ class Parameter:
 
 
 _NUMBERS = r"\d+(,\d+)*"
+_COUNTS = r"[1-9]\d*(,[1-9]\d*)*"
 _SETS = rf"{_NUMBERS}(;{_NUMBERS})*"
 _TREE = r"\s*\{\s*\d+(\s*,\s*\d+)*\s*\}(\s*,\s*\{\s*\d+(\s*,\s*\d+)*\s*\})*\s*"
 _TYPES = ("TYPE_FP16", "TYPE_BF16", "TYPE_FP32")
@@ -81,7 +82,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     # KV cache
     Parameter("kv_cache_free_gpu_mem_fraction", "fraction"),
     Parameter("max_tokens_in_paged_kv_cache", "int", least=1),
-    Parameter("max_attention_window_size", "pattern", pattern=_NUMBERS, choices=("4096 or 4096,1024",)),
+    Parameter("max_attention_window_size", "pattern", pattern=_COUNTS, choices=("4096 or 4096,1024",)),
     Parameter("sink_token_length", "int"),
     Parameter("cross_kv_cache_fraction", "fraction"),
     Parameter("kv_cache_host_memory_bytes", "int"),
