@@ -29,9 +29,9 @@ KNOWN_SECRETS = {
 
 _QUANTITY = re.compile(r"(\d{1,18})(Ki|Mi|Gi|Ti|K|M|G|T)?")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_DNS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _PROXY = re.compile(r"https?://[^\s/@]+/?")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -109,7 +109,7 @@ class CompileOptions:
         if len(set(paths)) != len(paths):
             raise UsageError("mounts two volumes at one path", where="mount path", fix="give each volume a path of its own")
         for name in (*self.pull_secrets, *(m.pvc for m in self.mounts), *([self.ca_config_map] if self.ca_config_map else [])):
-            if not _DNS.fullmatch(name):
+            if not OBJECT_NAME.fullmatch(name):
                 raise UsageError(f"'{name}' is no name of a Kubernetes object", fix="use a-z, 0-9, - and .")
         for name in self.secrets:
             if not _VARIABLE.fullmatch(name):
@@ -119,12 +119,17 @@ class CompileOptions:
                 raise UsageError(f"'{value}' is no value of a label", where=option)
         bytes_of(self.scratch, where="--scratch")
         bytes_of(self.shared_memory, where="--shared-memory")
-        if not (1 <= self.parallelism <= 1000 and 0 <= self.retries <= 100 and 1 <= self.timeout_h * 3600 <= 365 * 86_400):
-            raise UsageError("parallelism is 1 to 1000, retries are 0 to 100, and a time-out is a second to a year")
+        for option, fits, range_ in (
+            ("--parallelism", 1 <= self.parallelism <= 1000, "1 to 1000"),
+            ("--retries", 0 <= self.retries <= 100, "0 to 100"),
+            ("--timeout-h", 1 <= self.timeout_h * 3600 <= 365 * 86_400, "hours, from a second to a year"),
+        ):
+            if not fits:
+                raise UsageError(f"is {range_}", where=option)
         for option, value in (("--image", self.image), ("--image-prefix", self.image_prefix)):
-            if value and (not _IMAGE.fullmatch(value) or "://" in value):
+            if value and (not IMAGE_NAME.fullmatch(value) or "://" in value):
                 raise UsageError(f"'{value}' is no name of an image", where=option, fix="write REGISTRY/NAME, without https://")
-        if self.scratch_class is not None and not _DNS.fullmatch(self.scratch_class):
+        if self.scratch_class is not None and not OBJECT_NAME.fullmatch(self.scratch_class):
             raise UsageError(f"'{self.scratch_class}' is no name of a storage class", where="--scratch-class")
         for option, value in (("--http-proxy", self.http_proxy), ("--https-proxy", self.https_proxy)):
             if "@" in value:

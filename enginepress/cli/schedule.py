@@ -94,6 +94,7 @@ def schedule(
     from enginepress.cli.run_progress import tell
     from enginepress.run import recurring
 
+    recurring.check_schedule_name(name)
     where = open_place(Api(connection, tell=tell), experiment, create=False)
     if chosen == ["show"]:
         _list(recurring.schedules(where), as_json=as_json, experiment=experiment)
@@ -126,13 +127,17 @@ def _create(
     from enginepress.run.cluster import open_place
     from enginepress.run.cron import next_times
     from enginepress.run.packages import package_of, read_value
+    from enginepress.run.parameters import check_given, check_name
     from enginepress.run.reach import check_image
-    from enginepress.run.recurring import set_schedule
+    from enginepress.run.recurring import check_schedule_name, set_schedule
 
     options, given = options_from(values), dict(map(setting, settings))
+    check_schedule_name(name)
+    check_name(place, "a ConfigMap or volume", where="RECIPES")
     check_image(options, given)
     package = package_of("rebuild_on_new_checkpoints", options)
     parameters = {key: read_value(package, key, text) for key, text in given.items()}
+    check_given(package, parameters, own=("recipes",))
     where = open_place(Api(connection, tell=tell), experiment)
     one, change = set_schedule(where, package, cron, place, name=name, parameters=parameters, service_account=service_account)
     times = next_times(cron, datetime.datetime.now(time_zone))
@@ -172,7 +177,7 @@ def _check_place(place: str) -> None:
     """A folder of this machine is not what a cluster looks at."""
     from enginepress.errors import UsageError
 
-    if "/" in place or Path(place).exists() or place.endswith((".yaml", ".yml")):
+    if "/" in place or (place and Path(place).exists()) or place.endswith((".yaml", ".yml")):
         raise UsageError(
             f"'{place}' is on this machine; Kubeflow looks at a ConfigMap or a volume",
             where="RECIPES",

@@ -35,7 +35,8 @@ def status(run: str | None, experiment: str, follow: bool, poll_s: float | None,
         elif not states:
             click.echo(f"no runs in the experiment '{experiment}' yet")
         for state in () if as_json else states:
-            click.echo(f"{state.state.lower():<10} {state.created:%Y-%m-%d %H:%M} {state.id}  {state.name}")
+            created = f"{state.created:%Y-%m-%d %H:%M}" if state.created is not None else "-" * 16
+            click.echo(f"{state.state.lower():<10} {created} {state.id}  {state.name}")
         return
     found = find_run(connection, run, experiment=experiment)
     if follow:

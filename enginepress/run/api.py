@@ -117,12 +117,14 @@ class Api:
             raise self._trouble(error) from None
         except urllib3.exceptions.HTTPError as error:
             raise self.lost(error) from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             if self._is_json():
-                raise Trouble(f"answers with JSON that this client does not understand: {error}", fatal=True) from None
+                raise _strange(str(error)) from None
             raise self._no_api() from None
         if not self._is_json():
             raise self._no_api()
+        if (hole := _hole(answer)) is not None:
+            raise _strange(hole)
         return answer
 
     def _is_json(self) -> bool:
@@ -135,7 +137,8 @@ class Api:
     def _trouble(self, error: Any) -> Trouble:
         status = int(error.status or 0)
         if not status:
-            return self.lost(error.reason)
+            parsed = str(error.reason).startswith("Failed to parse")  # a date that is none
+            return _strange(str(error.reason)) if parsed else self.lost(error.reason)
         if 300 <= status < 400:
             return self.refused("sends us to a page where people log in", status)
         headers = {str(k).lower(): str(v) for k, v in dict(error.headers or {}).items()}
@@ -304,6 +307,37 @@ FIXES = {
     409: "something of that name exists already: look at it in the user interface",
     429: "wait a minute and run the same command again",
 }
+
+
+def _strange(why: str) -> Trouble:
+    return Trouble(f"answers with JSON that this client does not understand: {why}", fatal=True)
+
+
+IDS = {
+    "V2beta1Run": "run_id",
+    "V2beta1Experiment": "experiment_id",
+    "V2beta1Pipeline": "pipeline_id",
+    "V2beta1PipelineVersion": "pipeline_version_id",
+    "V2beta1RecurringRun": "recurring_run_id",
+}
+"""What has an id, without which nothing can be asked about it."""
+
+
+def _hole(answer: Any) -> str | None:
+    """What an answer lacks: all of it, an entry of one of its lists, or an id."""
+    if answer is None:
+        return "it is null"
+    kind = type(answer).__name__
+    if kind in IDS and not getattr(answer, IDS[kind]):
+        return f"it has no {IDS[kind]}"
+    for name in getattr(answer, "openapi_types", ()):
+        value = getattr(answer, name)
+        for part in value if isinstance(value, list) else [value] if hasattr(value, "openapi_types") else []:
+            if part is None:
+                return f"an entry of {name} is null"
+            if (hole := _hole(part)) is not None:
+                return hole
+    return None
 
 
 def said(trouble: Trouble) -> str:

@@ -27,7 +27,8 @@ from enginepress.recipe import Recipe
 from enginepress.recipe_file import travelling_json
 from enginepress.run.api import Api, Tell, Trouble, said
 from enginepress.run.connection import Connection, pod_namespace
-from enginepress.run.packages import Package, is_of_kind, kind_in_words, package_of
+from enginepress.run.packages import Package, package_of
+from enginepress.run.parameters import check_given
 from enginepress.run.run_state import RunState, read_run
 
 EXPERIMENT = "enginepress"
@@ -377,7 +378,7 @@ def first_running(place: Place, prefix: str) -> Any:
         sort_by="created_at desc",
         page_size=100,
     )
-    running = [r for r in listed.runs or () if r.display_name.startswith(prefix) and read_run(r).at_work]
+    running = [r for r in listed.runs or () if (r.display_name or "").startswith(prefix) and read_run(r).at_work]
     return min(running, key=lambda r: (r.created_at, r.run_id), default=None)
 
 
@@ -385,7 +386,7 @@ def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *
     """The parameters of a run: the recipe's, and those that were given.
 
     Raises:
-        UsageError: for parameters that the pipeline does not have or still needs, values of another kind, and a recipe that is
+        UsageError: for parameters that the pipeline does not have or still needs, values that cannot be, and a recipe that is
             too long to be one.
     """
     text = travelling_json(recipe)
@@ -396,19 +397,7 @@ def run_parameters(package: Package, recipe: Recipe, given: Mapping[str, Any], *
             fix="make a reference of fewer or shorter prompts, or put the recipe where `enginepress schedule` finds it",
         )
     own = {"recipe": text, "recipe_digest": recipe.digest(), "force": force}
-    for name in given:
-        if name in own or name not in package.parameters:
-            raise UsageError(
-                f"'{name}' is no parameter that can be set",
-                where="parameters",
-                fix="there are: " + (", ".join(sorted(set(package.parameters) - set(own))) or "none"),
-            )
-        if not is_of_kind(given[name], package.parameters[name].kind):
-            raise UsageError(
-                f"{given[name]!r} is not {kind_in_words(package.parameters[name].kind)}",
-                where=f"parameters, {name}",
-                fix=f"the default is {package.parameters[name].default!r}",
-            )
+    check_given(package, given, own=own)
     values = {**{name: value for name, value in own.items() if name in package.parameters}, **given}
     missing = [name for name, one in package.parameters.items() if one.required and name not in values]
     if missing:

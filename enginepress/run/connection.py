@@ -111,7 +111,7 @@ def _address(text: str, what: str = "the host") -> str:
     split = urlsplit(address)
     if split.username is not None:
         raise UsageError(f"the address of {what} holds a user's name", fix="leave it out, and give a token: --token-file")
-    if split.scheme not in ("http", "https") or not split.hostname:
+    if split.scheme not in ("http", "https") or not split.hostname or re.search(r"\s", split.netloc):
         raise UsageError(f"'{text}' is no address of {what}", fix="write https://NAME[:PORT][/PATH]")
     path = re.sub(r"/apis(/v\d\w*)?/?$", "", split.path).rstrip("/")
     return f"{split.scheme}://{split.netloc}{path}"

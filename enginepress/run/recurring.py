@@ -17,8 +17,10 @@ from enginepress.errors import ClusterError, UsageError
 from enginepress.run.cluster import ClusterRun, Place, create_run_once, first_running, named, upload
 from enginepress.run.cron import Cron
 from enginepress.run.packages import Package
+from enginepress.run.parameters import check_given, check_name
 
 NAME = "enginepress-rebuild"
+LONGEST_NAME = 100
 Change = Literal["created", "changed", "unchanged"]
 
 
@@ -72,17 +74,14 @@ def set_schedule(
         service_account: of its runs; None for whichever Kubeflow takes by itself.
 
     Raises:
-        UsageError: for parameters that the pipeline does not have.
+        UsageError: for names that cannot be, and parameters that the pipeline does not have or that cannot be.
         ClusterError: if Kubeflow cannot be reached, or refuses.
     """
     api = place.api
+    check_schedule_name(name)
+    check_name(recipes, "a ConfigMap or volume", where="RECIPES")
+    check_given(package, parameters or {}, own=("recipes",))
     values = {"recipes": recipes, **(parameters or {})}
-    if unknown := sorted(set(values) - set(package.parameters)):
-        raise UsageError(
-            f"'{unknown[0]}' is no parameter of the pipeline",
-            where="--set",
-            fix="there are: " + ", ".join(sorted(package.parameters)),
-        )
     reference = upload(place, package)
     wanted = (cron.text, reference.pipeline_version_id, True, 1, values)
 
@@ -148,7 +147,7 @@ def schedules(place: Place, name: str | None = None) -> list[Schedule]:
             page_size=100,
             page_token=token,
             sort_by="created_at asc",
-            **({"filter": named(name)} if name else {}),
+            **({"filter": named(name)} if name is not None else {}),
         )
         found += [_read(one) for one in listed.recurring_runs or ()]
         if not listed.next_page_token or listed.next_page_token == token:  # a page that names itself would never end
@@ -156,12 +155,20 @@ def schedules(place: Place, name: str | None = None) -> list[Schedule]:
         token = listed.next_page_token
 
 
+def check_schedule_name(name: str) -> None:
+    """Raises UsageError for a name by which no schedule could be found again."""
+    if not name.strip() or len(name) > LONGEST_NAME:
+        raise UsageError(f"a schedule's name has 1 to {LONGEST_NAME} letters", where="--name", fix="as enginepress-rebuild")
+
+
 def schedule_named(place: Place, name: str) -> Schedule:
     """The schedule of this name.
 
     Raises:
+        UsageError: if no schedule can have it.
         ClusterError: if there is none.
     """
+    check_schedule_name(name)
     found = schedules(place, name)
     if not found:
         raise ClusterError(

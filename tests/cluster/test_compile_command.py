@@ -47,7 +47,7 @@ def test_an_image_without_a_digest_is_pointed_out(tmp_path: Path) -> None:
         (("--scratch", "much"), "'much' is no size"),
         (("--store-path", "/workspace/x"), "mounts /workspace/x inside /workspace"),
         (("--mount", "nowhere"), "write PVC:PATH"),
-        (("--parallelism", "0"), "parallelism is 1 to 1000"),
+        (("--parallelism", "0"), "--parallelism: is 1 to 1000"),
     ],
 )
 def test_what_cannot_be_is_said_and_nothing_is_written(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -259,7 +259,7 @@ def test_an_address_is_understood_as_people_paste_it(written: str, meant: str) -
     assert connect(written, environment={}).host == meant
 
 
-@pytest.mark.parametrize("written", ["ftp://x", "https://", "https://alice:hunter2@kubeflow.example.org"])
+@pytest.mark.parametrize("written", ["ftp://x", "https://", "https://two words", "https://alice:hunter2@kubeflow.example.org"])
 def test_an_address_that_is_none_is_refused_without_its_secrets(written: str) -> None:
     with pytest.raises(UsageError) as caught:
         connect(written, environment={})
@@ -360,6 +360,31 @@ def test_a_login_page_instead_of_the_api_is_seen(kfp_api: KfpApi, send: Submit) 
     with pytest.raises(ClusterError, match="a page for people instead of the API's JSON") as caught:
         send()
     assert "/pipeline" in str(caught.value.fix)
+
+
+STRANGE = (
+    *("null", "[]", "42", '{"runs": [', "[" * 100_000, '{"runs": 5}', '{"runs": [null]}', '{"runs": [{}]}', '{"run_id": "x"}'),
+    '{"run_id": "x", "created_at": "yesterday", "runs": [{"created_at": "never"}], "experiments": [{"created_at": "once"}]}',
+)
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=lambda text: text[:20])
+@pytest.mark.parametrize("where", [("GET", "/runs"), ("POST", "/runs"), ("GET", "/experiments")], ids=str)
+def test_json_that_is_none_of_the_apis_ends_in_words_and_the_same_command_again_submits_once(
+    kfp_api: KfpApi, send: Submit, where: tuple[str, str], text: str
+) -> None:
+    kfp_api.faults = [Fault(*where, status=200, text=text, times=99, after=True)]
+    errors: list[ClusterError] = []
+    try:
+        send()
+    except ClusterError as error:
+        errors.append(error)
+    assert all(str(error).startswith(kfp_api.url) and error.fix for error in errors)
+    assert kfp_api.faults[0].times > 90, "it is not asked again and again"
+    kfp_api.faults = []
+    kfp_api.backend.script.stands = True
+    send()
+    assert len(kfp_api.backend.runs) == 1
 
 
 def test_who_may_only_look_is_told_so(kfp_api: KfpApi, send: Submit) -> None:

@@ -221,6 +221,12 @@ def test_a_schedule_is_made_listed_paused_resumed_and_deleted(kfp_api: KfpApi, t
         (["examples/recipes", "--cron", "@daily"], "kubectl create configmap"),
         (["enginepress-recipes", "--cron", "@daily", "--time-zone", "Mars"], "no time zone"),
         (["enginepress-recipes", "--cron", "@daily", "--set", "nonsense=1"], "no parameter 'nonsense'"),
+        (["enginepress-recipes", "--cron", "@daily", "--set", "recipes=others"], "'recipes' is no parameter that can be set"),
+        (["Our_Recipes", "--cron", "@daily"], "is no name of a ConfigMap"),
+        (["", "--cron", "@daily"], "is no name of a ConfigMap"),
+        (["enginepress-recipes", "--cron", "@daily", "--name", ""], "1 to 100 letters"),
+        (["--delete", "--name", ""], "1 to 100 letters"),
+        (["--pause", "--name", " "], "1 to 100 letters"),
     ],
     ids=str,
 )

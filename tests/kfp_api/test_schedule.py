@@ -160,6 +160,18 @@ def test_a_run_of_it_is_started_now_with_what_the_schedule_has_and_never_twice(
     assert start_now(place, one).id != run.id
 
 
+@pytest.mark.parametrize("name", ["", " ", "x" * 101])
+def test_a_name_that_is_none_touches_no_schedule(kfp_api: KfpApi, place: Place, rebuild: Package, name: str) -> None:
+    """An empty name must not stand for all of them."""
+    one, _ = _set(place, rebuild)
+    with pytest.raises(UsageError, match="1 to 100 letters"):
+        _set(place, rebuild, name=name)
+    with pytest.raises(UsageError, match="1 to 100 letters"):
+        schedule_named(place, name)
+    assert schedules(place, "") == []
+    assert [(r["recurring_run_id"], r["mode"]) for r in kfp_api.backend.recurring.values()] == [(one.id, "ENABLE")]
+
+
 def test_two_names_are_two_schedules(place: Place, rebuild: Package) -> None:
     _set(place, rebuild)
     _set(place, rebuild, name="nightly", cron=parse_cron("@daily"))

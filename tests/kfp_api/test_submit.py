@@ -87,6 +87,47 @@ def test_parameters_that_the_pipeline_does_not_have_are_refused_before_anything_
         read_value(package, "force", "perhaps")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("gpu_count", -1, "is less than 0"),
+        ("gpu_count", 1.5, "is not a whole number"),
+        ("image", "", "is no name of an image"),
+        ("gpu_image", "two words", "is no name of an image"),
+        ("workspace_pvc", "", "is no name of a Kubernetes object"),
+        ("store_pvc", "Our_Models", "is no name of a Kubernetes object"),
+        ("s3_secret", "a/b", "is no name of a Kubernetes object"),
+        ("gpu_resource", "gpu", "is no resource"),
+        ("node_selector", {"zone": 1}, "has a value that is no text"),
+        ("gpu_tolerations", ["nvidia.com/gpu"], "has an entry that is no toleration"),
+        ("recipe", "{}", "is no parameter that can be set"),
+    ],
+    ids=str,
+)
+def test_values_with_which_no_pod_would_start_are_refused_before_anything_is_sent(
+    kfp_api: KfpApi, send: Submit, name: str, value: object, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        send(parameters={name: value})
+    assert caught.value.fix
+    assert kfp_api.requests == []
+
+
+def test_values_that_pods_start_with_are_sent_as_they_are(kfp_api: KfpApi, send: Submit) -> None:
+    given = {
+        "gpu_resource": "nvidia.com/mig-3g.40gb",
+        "gpu_image": "",
+        "image": "localhost:5000/a/b:1@sha256:" + "0" * 64,
+        "gpu_node_selector": {"zone": "a"},
+        "gpu_tolerations": [{"key": "pool", "operator": "Exists"}],
+        "store_pvc": "models.team-a",
+        "gpu_count": 0,
+    }
+    send(parameters=given)
+    (sent,) = kfp_api.asked("POST", "/runs")
+    assert given.items() <= sent.body["runtime_config"]["parameters"].items()
+
+
 def test_a_kubeflow_of_several_namespaces_wants_one(send: Submit) -> None:
     with KfpApi(multi_user=True) as server:
         with pytest.raises(UsageError, match="serves several namespaces"):
