@@ -22,8 +22,16 @@ CANCELLED = ("CANCELED", "CANCELLED", "CANCELING")
 
 
 def records_of(workspace: Workspace, run: str) -> list[dict[str, Any]]:
-    """How the steps of one recipe's run ended, in their order."""
-    return [r for step in STEPS if (r := workspace.read_json("runs", run, f"{step}.json")) is not None]
+    """How the steps of one recipe's run ended, in their order. What cannot be read is told as a failure of its step."""
+    found = []
+    for step in STEPS:
+        try:
+            record = workspace.read_json("runs", run, f"{step}.json")
+        except WorkspaceError as error:
+            record = {"step": step, "status": "failed", "seconds": 0.0, "error": error.to_json()}
+        if record is not None:
+            found.append(record)
+    return found
 
 
 def remember(workspace: Workspace, run: str, changes: Sequence[Mapping[str, Any]], state: str) -> dict[str, dict[str, Any]]:

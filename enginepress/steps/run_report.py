@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from enginepress.report.markdown import fenced
 from enginepress.steps.changes_markdown import TRY_NOW, changes_markdown, is_built, times
 from enginepress.steps.rebuilt import records_of, remembered
 from enginepress.workspace import Workspace
@@ -57,7 +58,7 @@ def run_report(workspace: Workspace, run: str, state: str, error: str) -> str:
     if not folders and looked_at is None and refused is None:
         lines += ["No step has started.", ""]
     if error:
-        lines += ["Kubeflow says:", "", "```", error.strip(), "```", ""]
+        lines += ["Kubeflow says:", "", *fenced(error.strip())]
     text = "\n".join(lines)
     workspace.path("runs").mkdir(parents=True, exist_ok=True)
     workspace.path("runs", f"{run}.md").write_text(text, encoding="utf-8")

@@ -182,6 +182,21 @@ def test_a_workspace_that_cannot_be_written_costs_the_memory_and_not_the_report(
     assert "**build failed.** 1 of 3 checks failed" in cluster.report("r1")
 
 
+def test_a_record_that_is_damaged_is_told_and_keeps_nothing_else_from_being_told(cluster: Cluster) -> None:
+    cluster.recipe("bad")
+    cluster.recipe("good")
+    cluster.find("r1")
+    cluster.build("r1", "bad")
+    cluster.build("r1", "good")
+    (bad,) = (c for c in cluster.looked_at("r1") if c["name"] == "bad")
+    cluster.workspace.path("runs", bad["run"], "build.json").write_text("{")
+    said = run_report(cluster.workspace, "r1", "FAILED", "```\nnot the end of it")
+    assert "**build failed.**" in said
+    assert "is damaged" in said
+    assert "## good" in said
+    assert "````\n```\nnot the end of it\n````" in said
+
+
 def test_a_watcher_on_the_same_workspace_has_the_same_memory(cluster: Cluster) -> None:
     import threading
 
