@@ -9,6 +9,14 @@ from typing import Any
 from enginepress.errors import EnginepressError, SourceError
 
 
+def json_value(raw: bytes | str) -> Any:
+    """The value in `raw`. Raises ValueError for whatever the parser trips over, thousands of brackets among it."""
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def parse_json(
     raw: bytes | str,
     *,

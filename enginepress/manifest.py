@@ -29,7 +29,9 @@ FORMAT = 1
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+"""How a moment is written (`utc_now`)."""
+
 _RESTORE = "copy the file from another store or a backup; `enginepress doctor TARGET` shows what else differs"
 
 
@@ -132,7 +134,7 @@ class Manifest:
             made_with=fields.mapping("made_with"),
             recipe=fields.mapping("recipe"),
             served_by=tuple(_served_by(fields.sequence("served_by"), where=where)),
-            created=fields.matching("created", _CREATED),
+            created=fields.matching("created", CREATED),
         )
         digest = fields.matching("digest", _HEX64)
         made_from.nothing_else()

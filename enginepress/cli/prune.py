@@ -95,6 +95,7 @@ Meant = tuple[list["Store"], str, "Retention | None"]
 
 
 def _stores(meant: Iterator[Meant], keep: int | None, younger_than: str | None, grace: str | None, asking: _Asking) -> None:
+    from enginepress.cli.bytes_bar import many
     from enginepress.quantities import size_text
     from enginepress.steps.prune import Pruned, plan_prune, policy_of
     from enginepress.steps.prune import prune as remove
@@ -113,7 +114,7 @@ def _stores(meant: Iterator[Meant], keep: int | None, younger_than: str | None, 
     if doomed and asking.agreed(f"Remove {doomed} releases and free {size_text(freed)}?"):
         done = [result for policy, some in plans for result in remove(some, policy)]
         if not asking.as_json:
-            click.echo(f"{sum(len(result.removed) for result in done)} releases removed")
+            click.echo(f"{many(sum(len(result.removed) for result in done), 'release')} removed")
     pairs = list(zip(every, done, strict=True))
     if asking.as_json:
         click.echo(json.dumps([{**p.to_json(), "removed": d.removed, "refused": d.refused} for p, d in pairs], indent=2))

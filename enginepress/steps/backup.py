@@ -85,6 +85,9 @@ def backup(
     chosen = there if models is None else models
     for model in chosen:
         if not store.numbers(model):
+            if model in there:
+                fix = "name the models that are to be backed up, as STORE/MODEL; the backup keeps what it has of this one"
+                raise StoreError(f"holds no release of {model} any more", where=store.url, fix=fix)
             raise StoreError(
                 f"holds no model '{model}'", where=store.url, fix=f"there are: {', '.join(store.models()) or 'none'}"
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.registry_entries import entries_of
-from enginepress.stores.history import Move
+from enginepress.stores.history import Move, move_of
 from enginepress.stores.store import Allotment, Store
 
 CATALOGUE = "backup"
@@ -45,7 +45,7 @@ def read_catalogue(backup: Store, model: str) -> Catalogue:
             at=str(record["at"]),
             allotment=Allotment(record["primary"], int(record["last"])),
             releases={int(number): str(digest) for number, digest in record["releases"].items()},
-            channels={str(c): [Move(**move) for move in moves] for c, moves in record["channels"].items()},
+            channels={str(c): _moves(c, moves, record["releases"]) for c, moves in record["channels"].items()},
             registry=entries_of(record["registry"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -54,6 +54,13 @@ def read_catalogue(backup: Store, model: str) -> Catalogue:
             where=f"{backup.location(model, number)}, record {CATALOGUE}",
             fix="if the store is still there, run `enginepress backup` once more",
         ) from None
+
+
+def _moves(channel: str, moves: Any, releases: Collection[str]) -> list[Move]:
+    found = [move_of(move) for move in moves]
+    if not found or str(found[-1].release) not in releases:
+        raise ValueError(f"channel {channel} is on no release that is in it")
+    return found
 
 
 def refuse_backup(store: Store, model: str, doing: str, *, beside: Collection[str] = ()) -> None:

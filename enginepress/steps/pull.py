@@ -5,12 +5,13 @@ For init containers (`--once`, the default) and sidecars (`--watch`, `enginepres
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginepress.errors import StoreError
+from enginepress.errors import StoreError, UsageError
 from enginepress.manifest import Manifest
 from enginepress.quantities import size_text
 from enginepress.recipe_file import absolute_file_url
@@ -131,8 +132,10 @@ def pull_release(
 
     Raises:
         StoreError: no such release, bytes that are not those of its manifest, disk full. The folder keeps what it had.
+        UsageError: a folder that lies in the store.
         SignatureError: it is not signed by whom it must be.
     """
+    _check_apart(store, target.folder)
     manifest = release_manifest(store, model, number, trust)
     before = target.current()
 
@@ -148,6 +151,13 @@ def pull_release(
     )
     changed = before is None or before.folder != now.folder
     return PullResult(model, number, channel, target.current_link, changed, manifest)
+
+
+def _check_apart(store: Store, folder: Path) -> None:
+    """A reader's folder in a store would be taken for a part of it, and cleaned by two masters."""
+    scheme, _, rest = store.url.partition("://")
+    if scheme == "file" and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(rest)):
+        raise UsageError(f"lies in the store {store.url}", where=str(folder), fix="name a folder of its own with --to")
 
 
 def _metered(total: int, progress: Callable[[Meter], None]) -> Progress:

@@ -45,6 +45,9 @@ def recipe_in(store: Store, model: str) -> Recipe:
     numbers = store.numbers(model)
     if not numbers:
         models = store.models()
+        if model in models:
+            fix = "restore them from a backup with `enginepress restore`, or run its recipe again"
+            raise StoreError(f"holds no release of {model} any more", where=base, fix=fix)
         fix = f"there are: {', '.join(models)}" if models else "name STORE/MODEL, as file:///srv/models/tiny-llama"
         raise StoreError(f"holds no model '{model}'", where=base, fix=fix)
     newest = _newest_whole(store, model, numbers)

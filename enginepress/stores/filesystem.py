@@ -19,6 +19,7 @@ from typing import Any
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry, contained_path, hash_file, nearest_folder, remove_tree, sync_folder, write_atomic
 from enginepress.freed import freed_bytes
+from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
@@ -65,9 +66,16 @@ class FileStore(Store):
             with store_errors("reading a manifest", where=path):
                 text = path.read_bytes()
         except StoreError:
-            if folder.release(number).exists():
+            if os.path.lexists(path):
                 raise
-            raise self._no_such(model, number) from None
+            if not folder.release(number).exists():
+                raise self._no_such(model, number) from None
+            raise StoreError(
+                f"is gone, so nobody can tell what release {number} of {model} is",
+                where=str(path),
+                fix="copy the file from another store or a backup, or remove the release's folder: "
+                "the next run of its recipe publishes it anew",
+            ) from None
         manifest = Manifest.from_text(text, where=str(path))
         if (manifest.model, manifest.release) != (model, number):
             raise StoreError(
@@ -261,7 +269,7 @@ class FileStore(Store):
             except FileNotFoundError:
                 return None
         try:
-            data = json.loads(text)
+            data = json_value(text)
         except ValueError as error:
             raise _damaged_record(path, f"not JSON ({error})") from None
         if not isinstance(data, dict):

@@ -21,6 +21,8 @@ from typing import Any
 
 from enginepress.errors import StoreError
 from enginepress.files import make_folders, sync_folder, write_atomic
+from enginepress.json_text import json_value
+from enginepress.manifest import CREATED
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def _moves(path: Path) -> list[Move]:
     finished = data[: data.rfind(b"\n") + 1]
     for number, line in enumerate(finished.splitlines(), start=1):
         try:
-            fields = json.loads(line)
+            fields = json_value(line)
             if "void" not in fields:
-                moves.append(_move(fields))
+                moves.append(move_of(fields))
             elif moves and moves[-1].activation == fields["void"]:
                 moves.pop()
         except (ValueError, TypeError, KeyError) as error:
@@ -125,8 +127,16 @@ def _moves(path: Path) -> list[Move]:
     return moves
 
 
-def _move(fields: dict[str, Any]) -> Move:
-    move = Move(**fields)
-    if not isinstance(move.release, int) or not isinstance(move.previous, (int, type(None))):
+def move_of(fields: Any) -> Move:
+    """The move that a JSON object describes. Raises ValueError, saying what is wrong with it, for anything else."""
+    try:
+        move = Move(**fields)
+    except TypeError:
+        raise ValueError("it does not have the fields of a move") from None
+    if type(move.release) is not int or type(move.previous) not in (int, type(None)):
         raise ValueError("release and previous are not numbers")
+    if not all(isinstance(text, str) for text in (move.activation, move.who, move.why)) or not isinstance(move.back, bool):
+        raise ValueError("activation, who and why are not texts, or back is not true or false")
+    if not isinstance(move.at, str) or not CREATED.fullmatch(move.at):
+        raise ValueError(f"{move.at!r} is not when it was")
     return move

@@ -30,6 +30,7 @@ from typing import Any
 
 from enginepress.errors import StoreError, UsageError, WorkspaceError
 from enginepress.files import explain_os_error, write_atomic
+from enginepress.json_text import json_value
 from enginepress.locks import Lock, left_by_the_dead
 from enginepress.names import CHANNEL_NAME, MODEL_NAME, RECORD_NAME, name_trouble
 
@@ -163,7 +164,7 @@ class ModelFolder:
             except FileNotFoundError:
                 return {"format": LAYOUT, "model": self.model, "primary": None, "last": 0}
         try:
-            data = json.loads(text)
+            data = json_value(text)
         except ValueError as error:
             raise self._damaged(path, f"not JSON ({error})") from None
         if not isinstance(data, dict) or not isinstance(data.get("format"), int):
@@ -228,7 +229,7 @@ class ModelFolder:
     # What stands there ------------------------------------------------------------------------------------------------
 
     def check_real(self, path: Path) -> None:
-        """Refuses a symbolic link in place of a file or folder of the store.
+        """Refuses a symbolic link in place of a file or folder of the store, and a pipe or device, which would be waited for.
 
         Raises:
             StoreError: naming the link and where it leads.
@@ -247,4 +248,10 @@ class ModelFolder:
                     f"is a symbolic link (to {os.readlink(current)}); a store holds real files and folders",
                     where=str(current),
                     fix="put the real folder there; a store as a whole may lie behind a link",
+                )
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise StoreError(
+                    "is neither a file nor a folder, so it is not what was published",
+                    where=str(current),
+                    fix="put the real file there, from another store or a backup",
                 )

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from enginepress.files import FileEntry, hash_file, write_unsynced
+from enginepress.json_text import json_value
 
 RECORD = "verified.json"
 
@@ -56,7 +57,7 @@ def _marks(path: Path) -> Marks:
 def _read(repository: Path) -> dict[str, Marks]:
     """Empty if there is no record, or no sense in it: then everything is read."""
     try:
-        fields = json.loads((repository.parent / RECORD).read_bytes())
+        fields = json_value((repository.parent / RECORD).read_bytes())
         return {str(path): (int(size), int(time), int(inode)) for path, (size, time, inode) in fields.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

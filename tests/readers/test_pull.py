@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enginepress.errors import StoreError
+from enginepress.errors import StoreError, UsageError
 from enginepress.files import hash_file
 from enginepress.repository.config import parse_config
 from enginepress.repository.place import content_digest_of
@@ -227,6 +227,16 @@ def test_what_an_interrupted_fetch_left_beside_the_release_does_not_become_part_
     assert sorted(os.listdir(done.folder)) == ["toy"]
     assert sorted(os.listdir(done.folder / "toy" / "1")) == ["model.py", "weights.bin"]
     assert content_digest_of(done.folder.resolve()) == store.manifest("toy", 1).content_digest
+
+
+@pytest.mark.parametrize("inside", [".", "toy", "toy/releases/1/reader"])
+def test_a_readers_folder_in_the_store_itself_is_refused(store: FileStore, tmp_path: Path, inside: str) -> None:
+    (tmp_path / "link").symlink_to(store.root)
+    for root in (store.root, tmp_path / "link"):
+        target = reader_folder(root / inside, root=None, grace_s=600.0, keep=1)
+        with pytest.raises(UsageError, match="lies in the store"):
+            pull(store, 2, target)
+    assert store.strays() == store.strays("toy") == store.verify("toy", 1) == []
 
 
 def test_a_channel_that_is_not_there_is_named_with_those_that_are(store: FileStore) -> None:

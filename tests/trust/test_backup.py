@@ -359,7 +359,9 @@ def test_a_damaged_catalogue_is_refused_in_words(site: Site, kept: FileStore, fr
     backup(site.store, kept, workspace=workspace)
     good = kept.read_record(MODEL, 3, CATALOGUE)
     assert good is not None
-    broken = ({**good, "format": 2}, {**good, "releases": 7}, {**good, "channels": {"production": [{"release": 1}]}}, {})
+    elsewhere = [{**good["channels"]["production"][-1], "release": 77}]
+    channels = ([{"release": 1}], [], elsewhere)
+    broken = [{**good, "format": 2}, {**good, "releases": 7}, *({**good, "channels": {"production": c}} for c in channels), {}]
     for record in broken:
         kept.write_record(MODEL, 3, CATALOGUE, record)
         with pytest.raises(StoreError, match="the catalogue of tiny is damaged"):

@@ -17,8 +17,9 @@ from types import EllipsisType
 from typing import Any
 
 from enginepress.errors import StoreError
+from enginepress.json_text import json_value
 from enginepress.manifest import utc_now
-from enginepress.stores.history import Move
+from enginepress.stores.history import Move, move_of
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
 from enginepress.stores.s3.layout import FORMAT, ModelKeys
 from enginepress.stores.s3.probe import Guarantees
@@ -66,7 +67,7 @@ def read(client: StoreClient, keys: ModelKeys, name: str) -> Channel:
     except Missing:
         return Channel()
     try:
-        data = json.loads(text)
+        data = json_value(text)
         moves = _moves(data["moves"])
         if data["format"] != FORMAT or data["channel"] != name or not moves or data["release"] != moves[-1].release:
             raise ValueError(f"it does not describe channel {name}")
@@ -89,7 +90,7 @@ def history(client: StoreClient, keys: ModelKeys, name: str) -> list[Move]:
         first = int(stored.key.rpartition("/")[2].removesuffix(".json"))
         if first == len(older) and first < channel.archived:
             try:
-                older += _moves(json.loads(client.get(stored.key)[0]))
+                older += _moves(json_value(client.get(stored.key)[0]))
             except (Missing, ValueError, TypeError, KeyError) as error:
                 fix = "restore it from a backup; the channel itself is not affected"
                 raise StoreError(f"is damaged: {error}", where=client.where(stored.key), fix=fix) from None
@@ -210,8 +211,4 @@ def _archived(client: StoreClient, keys: ModelKeys, name: str, channel: Channel)
 
 
 def _moves(lines: list[dict[str, Any]]) -> tuple[Move, ...]:
-    moves = tuple(Move(**line) for line in lines)
-    for one in moves:
-        if not isinstance(one.release, int) or not isinstance(one.previous, (int, type(None))):
-            raise ValueError("release and previous are not numbers")
-    return moves
+    return tuple(move_of(line) for line in lines)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Literal
 
 from enginepress.errors import StoreError
+from enginepress.json_text import json_value
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet, Unsupported
 from enginepress.stores.s3.digests import DigestKind, digest_parameters, md5_of
 
@@ -89,7 +90,7 @@ def guarantees_of(client: StoreClient, prefix: str, checksum: str, *, again: boo
     endpoint = client.settings.address()
     if not again:
         try:
-            note = json.loads(client.get(key)[0])
+            note = json_value(client.get(key)[0])
             same = (note["format"], note["endpoint"], note["checksum"]) == (FORMAT, endpoint, checksum)
             if same and 0 <= time.time() - note["asked"] < KEPT_SECONDS:
                 return Guarantees(**note["guarantees"])

@@ -25,6 +25,7 @@ from datetime import datetime
 from typing import Any
 
 from enginepress.errors import StoreError
+from enginepress.json_text import json_value
 from enginepress.process import is_gone, kernel, process_start
 from enginepress.sources import Interrupted
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
@@ -260,7 +261,7 @@ def read_notes(client: StoreClient, keys: ModelKeys, *, own: str = "") -> tuple[
 def is_being_removed(client: StoreClient, keys: ModelKeys, name: str) -> bool:
     """Whether somebody is removing this repository, or was killed before it was removed."""
     try:
-        return bool(json.loads(client.get(keys.publisher(name))[0])["removing"])
+        return bool(json_value(client.get(keys.publisher(name))[0])["removing"])
     except (Missing, ValueError, KeyError, TypeError):
         return False
 
@@ -268,7 +269,7 @@ def is_being_removed(client: StoreClient, keys: ModelKeys, name: str) -> bool:
 def _note(client: StoreClient, keys: ModelKeys, name: str) -> Note | None:
     try:
         data, stored = client.get(keys.publisher(name))
-        fields: dict[str, Any] = json.loads(data)
+        fields: dict[str, Any] = json_value(data)
         return Note(
             name,
             str(fields["owner"]),
@@ -322,7 +323,7 @@ def remove_repository(client: StoreClient, keys: ModelKeys, name: str) -> None:
 def read_hints(client: StoreClient, keys: ModelKeys, name: str) -> list[str]:
     """Keys of the hints that lead to a repository that was about to be committed."""
     try:
-        hints = json.loads(client.get(keys.etags(name))[0])["hints"]
+        hints = json_value(client.get(keys.etags(name))[0])["hints"]
         return [str(hint) for hint in hints if str(hint).startswith(keys.base)]
     except (Missing, ValueError, KeyError, TypeError):
         return []

@@ -15,6 +15,7 @@ from typing import Any
 from enginepress.canonical import json_digest, sha256_hex
 from enginepress.errors import StoreError
 from enginepress.files import check_relative
+from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
 from enginepress.repository import Placement
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
@@ -151,7 +152,7 @@ def description(client: StoreClient, keys: ModelKeys) -> dict[str, Any] | None:
     except Missing:
         return None
     try:
-        data = json.loads(text)
+        data = json_value(text)
         if data["model"] != keys.model or not isinstance(data["primary"], (str, type(None))):
             raise ValueError(f"it does not describe model '{keys.model}'")
         number = int(data["format"])
@@ -246,7 +247,7 @@ def _twins(site: Site) -> dict[str, Twin]:
 def read_etags(client: StoreClient, keys: ModelKeys, name: str) -> dict[str, str]:
     """What the server said of a repository's files when they were published; empty if that is not known any more."""
     try:
-        data = json.loads(client.get(keys.etags(name))[0])
+        data = json_value(client.get(keys.etags(name))[0])
         return {str(path): str(etag) for path, etag in data["etags"].items()}
     except (Missing, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any, Literal
 
 from enginepress.errors import StoreError
+from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
 from enginepress.s3_access import S3Settings
 from enginepress.stores.history import Move
@@ -294,7 +295,7 @@ class S3Store(Store):
             return None
         problem = "not a JSON object"
         try:
-            data = json.loads(text)
+            data = json_value(text)
         except ValueError as error:
             data, problem = None, f"not JSON ({error})"
         if not isinstance(data, dict):
