@@ -17,6 +17,15 @@ DEEP = "[" * 200_000
 """The parser gives up on it with another error than on what is no JSON."""
 
 
+def read_everything(store: FileStore, to: Path | None = None) -> None:
+    store.numbers(MODEL)
+    store.manifest(MODEL, 1)
+    store.records(MODEL, 1)
+    store.history(MODEL, "production")
+    if to is not None:
+        store.fetch(MODEL, 1, to)
+
+
 @pytest.mark.parametrize(
     "file", ["model.json", "releases/1/records/checks.json", "history/production.jsonl", "releases/1/manifest.json"]
 )
@@ -28,11 +37,8 @@ def test_a_file_that_is_no_json_of_ours_is_named_with_what_to_do(store: FileStor
     path = store.root / MODEL / file
     path.chmod(0o644)
     path.write_text(text + "\n")
-    with pytest.raises(StoreError, match="damaged|is not a JSON object") as caught:
-        store.numbers(MODEL)
-        store.manifest(MODEL, 1)
-        store.records(MODEL, 1)
-        store.history(MODEL, "production")
+    with pytest.raises(StoreError, match=r"damaged|is not a JSON object") as caught:
+        read_everything(store)
     assert caught.value.where == str(path)
     assert caught.value.fix
 
@@ -78,8 +84,7 @@ def test_a_pipe_in_a_store_is_refused_and_not_waited_for(store: FileStore, sourc
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(StoreError, match="is neither a file nor a folder") as caught:
-        store.numbers(MODEL)
-        store.fetch(MODEL, 1, tmp_path / "out")
+        read_everything(store, tmp_path / "out")
     assert caught.value.where == str(path)
     if "repository" in file:
         assert [str(d) for d in store.lost(MODEL, 1)] == ["tiny/1/model.py is missing"]
