@@ -42,6 +42,7 @@ def check(config: Mapping[str, Any], recipe: Recipe, name: str, quantization: Qu
         check_release(recipe.serving.engine_args, "vllm", container)
         _check_quantization(recipe, quantization)
         _check_whole_prompts(config, recipe)
+        _check_predictors(config, recipe)
 
 
 def cache_type(recipe: Recipe) -> str | None:
@@ -103,4 +104,18 @@ def _check_whole_prompts(config: Mapping[str, Any], recipe: Recipe) -> None:
             f"of {longest}, so vLLM would not start",
             where=f"{WHERE}.enable_chunked_prefill",
             fix=f"leave it out, or set engine.limits.max_num_tokens to {longest} or more",
+        )
+
+
+def _check_predictors(config: Mapping[str, Any], recipe: Recipe) -> None:
+    """Layers that predict further tokens are run whole times over, or vLLM does not start (vllm/config/speculative.py)."""
+    speculation = recipe.serving.engine_args.get("speculative_config")
+    if not isinstance(speculation, dict) or not str(speculation.get("method")).endswith("mtp") or speculation.get("model"):
+        return
+    layers, tokens = read_shape(config).predictor_layers, speculation.get("num_speculative_tokens")
+    if type(tokens) is int and layers and tokens > layers and tokens % layers:
+        raise RecipeError(
+            f"is {tokens}, and the checkpoint's {layers} layers that predict further tokens are run whole times over",
+            where=f"{WHERE}.speculative_config.num_speculative_tokens",
+            fix=f"set it to {tokens - tokens % layers} or {tokens - tokens % layers + layers}, or to {layers} or less",
         )

@@ -255,3 +255,17 @@ def test_arguments_that_agree_with_both_are_taken(builder: str, config: dict[str
 def test_a_value_that_an_argument_cannot_have_is_refused(builder: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="it must be"):
         get_builder(builder).check(CONFIG, recipe(builder, engine_args=arguments))
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "taken"), [(2, 3, False), (2, 4, True), (2, 1, True), (1, 3, True), (None, 3, True)]
+)
+def test_layers_that_predict_are_run_whole_times_over(layers: int | None, tokens: int, taken: bool) -> None:
+    config = {**CONFIG, **({"num_nextn_predict_layers": layers} if layers else {})}
+    asked = recipe("vllm", engine_args={"speculative_config": {"method": "mtp", "num_speculative_tokens": tokens}})
+    if taken:
+        get_builder("vllm").check(config, asked)
+        return
+    with pytest.raises(RecipeError, match="is 3, and the checkpoint's 2 layers") as caught:
+        get_builder("vllm").check(config, asked)
+    assert caught.value.fix == "set it to 2 or 4, or to 2 or less"

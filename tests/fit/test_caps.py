@@ -205,6 +205,7 @@ def test_layers_that_predict_further_tokens_have_a_kv_cache_of_their_own(
     assert alone.cache.rank_token == pytest.approx(61 * one)
     assert found.cache.all_token - alone.cache.all_token == pytest.approx(more * one * 8)
     assert any(f"{more} further layer" in note for note in found.notes) is bool(more)
+    assert any("config.json names none" in note for note in found.notes) is (more > 0 and of_config is None)
 
 
 def test_layers_that_predict_lie_on_the_last_stage() -> None:

@@ -30,9 +30,9 @@ def notes_of(plan: FitPlan) -> list[str]:
         missing = "is not in this plan, neither its weights nor its KV cache"
         notes.append(f"the draft model of {plan.draft.field} {missing}: {plan.draft.unseen}")
     if (layers := predictor_layers(plan.shape, plan.recipe)) > 0:
-        notes.append(
-            f"the KV cache is planned with {layers} further layer{'s' * (layers > 1)} that speculate{'s' * (layers == 1)}"
-        )
+        said = f"{layers} further layer{'s' * (layers > 1)} that speculate{'s' * (layers == 1)}"
+        none = "" if plan.shape.predictor_layers else "; config.json names none, so the server may refuse to load the model"
+        notes.append(f"the KV cache is planned with {said}{none}")
     if plan.adapters is not None and plan.adapters.count:
         each = f"rank {plan.adapters.rank} ({mib(plan.adapters.adapter)} each)"
         notes.append(f"a GPU holds {plan.adapters.count} LoRA adapters of {each} at once")
