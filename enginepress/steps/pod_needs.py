@@ -18,7 +18,7 @@ from enginepress.engines.fit.cpu_plan import CpuPlan, cpu_plan
 from enginepress.engines.fit.gpu_plan import FitPlan
 from enginepress.engines.fit.host import PROCESS_BYTES
 from enginepress.engines.gpus import Gpu
-from enginepress.errors import RecipeError, WorkspaceError
+from enginepress.errors import RecipeError, UsageError, WorkspaceError
 from enginepress.quantities import memory_text
 from enginepress.recipe import Recipe
 from enginepress.sources import Revision
@@ -106,11 +106,13 @@ def pods_of(
 
     Raises:
         RecipeError: for what the cluster, as the pipeline was compiled for it, cannot give.
+        UsageError: if the run asks for fewer GPUs than the recipe takes.
     """
     needs = needs_of(recipe, found)
     if plan.release:
         needs = {"verify": needs["verify"]} if not gated and "verify" in needs else {}
     _check_scratch(needs, cluster)
+    _check_count(needs, wishes)
     device = fit.gpu_and_container(recipe)[0] if recipe.engine.gpu is not None else None
     pods = light_pods(wishes)
     image = mirrored(recipe.engine.image or wishes.gpu_image, cluster.image_prefix) or wishes.image
@@ -196,6 +198,17 @@ def check_disk(cluster: Cluster, found: FitPlan | CpuPlan, *, there: int) -> Non
             f"{memory_text(needed)} more are needed, {memory_text(free)} are free",
             where=cluster.workspace,
             fix="enlarge the workspace's PVC, or remove what is no longer needed from it: everything there can be made again",
+        )
+
+
+def _check_count(needs: Mapping[str, Need], wishes: Wishes) -> None:
+    """Too few GPUs would be found out by the builder, or by the server, hours later."""
+    most = max((need.gpus for need in needs.values()), default=0)
+    if wishes.gpu_count and wishes.gpu_count < most:
+        raise UsageError(
+            f"the run asks for {wishes.gpu_count}, and the recipe takes {most}",
+            where="gpu_count",
+            fix=f"start the run with gpu_count={most}, or with 0, which says: as many as the recipe does",
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from enginepress.cluster import Cluster
 from enginepress.compile_options import bytes_of
 from enginepress.engines.fit.gpu_plan import FitPlan
-from enginepress.errors import RecipeError, WorkspaceError
+from enginepress.errors import RecipeError, UsageError, WorkspaceError
 from enginepress.recipe import Recipe
 from enginepress.steps.job import Plan
 from enginepress.steps.pod_needs import PRODUCT, check_disk, plan_for_pods, pods_of
@@ -93,6 +93,10 @@ def test_several_gpus_are_asked_for_as_the_recipe_spreads_the_model() -> None:
     pods = _pods(recipe)
     assert [pods[s].gpu_count for s in ("convert", "build", "verify")] == ["1", "4", "4"]
     assert _pods(recipe, wishes=replace(WISHES, gpu_count=8))["verify"].gpu_count == "8"
+    for too_few in (1, 3, -1):
+        with pytest.raises(UsageError, match="and the recipe takes 4") as caught:
+            _pods(recipe, wishes=replace(WISHES, gpu_count=too_few))
+        assert "gpu_count=4" in str(caught.value.fix)
 
 
 def test_a_builder_for_cpus_asks_for_no_gpu_and_no_node() -> None:
