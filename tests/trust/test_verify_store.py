@@ -110,6 +110,21 @@ def test_whatever_is_wrong_is_named_with_what_to_do(store: FileStore, name: str)
     assert "\n" not in match[0].message
 
 
+def test_what_python_writes_when_a_channel_is_served_is_no_damage(store: FileStore) -> None:
+    served = Path(os.path.realpath(store.root / MODEL / "channels/production")) / "tiny/2"
+    (served / "__pycache__").mkdir()
+    (served / "__pycache__/model.cpython-311.pyc").write_bytes(b"code")
+    assert troubles(store) == []
+
+
+@pytest.mark.parametrize("name", ["other.cpython-311.pyc", "model.pyc", "model.cpython-311.so"])
+def test_compiled_code_of_no_file_of_the_release_is_foreign(store: FileStore, name: str) -> None:
+    served = Path(os.path.realpath(store.root / MODEL / "channels/production")) / "tiny/2"
+    (served / "__pycache__").mkdir()
+    (served / "__pycache__" / name).write_bytes(b"code")
+    assert [t.kind for t in troubles(store)] == ["channel"]
+
+
 def test_all_that_is_wrong_is_named_at_once(store: FileStore) -> None:
     model = store.root / MODEL
     for damage in ("changed byte", "bad record", "folder beside releases", "edited config of a channel"):
