@@ -17,6 +17,7 @@ defaults are left out of the canonical form and so of every digest.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,6 +36,7 @@ from enginepress.recipe_fields import (
     SecretReference,
     Section,
     Sha256,
+    TrackingUri,
 )
 
 BuilderName = Literal["onnxruntime", "tensorrt_llm", "llmapi", "vllm"]
@@ -254,6 +256,11 @@ class Checks(Section):
     ready_timeout_s: float = Field(180, gt=0, le=86_400, description="How long the server may take to load the model.")
 
 
+def named_twice(names: Sequence[str]) -> str | None:
+    """The first name that was there before."""
+    return next((name for index, name in enumerate(names) if name in names[:index]), None)
+
+
 _S3_STORE_FIELDS = {"endpoint", "region", "path_style", "ca_bundle", "checksum", "single_writer", "paranoid"}
 _S3_URL = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^/?#\x00-\x1f]+)*/?")
 
@@ -296,7 +303,7 @@ class Store(Section):
 class Registry(Section):
     """The MLflow registry."""
 
-    tracking_uri: str | None = Field(None, description="Any MLflow tracking URI. Default: SQLite in the workspace.")
+    tracking_uri: TrackingUri | None = Field(None, description="Any MLflow tracking URI. Default: SQLite in the workspace.")
     experiment: str = Field("enginepress", min_length=1)
     username: SecretReference | None = None
     password: SecretReference | None = None
@@ -369,11 +376,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Recipe:
-        urls = [s.url for s in self.stores]
-        if len(set(urls)) != len(urls):
-            raise ValueError("stores: a store is named twice")
-        if len(set(self.channels)) != len(self.channels):
-            raise ValueError("channels: a channel is named twice")
+        if (url := named_twice([s.url.rstrip("/") for s in self.stores])) is not None:
+            raise ValueError(f"stores: {url} is named twice")
+        if (channel := named_twice(self.channels)) is not None:
+            raise ValueError(f"channels: {channel} is named twice")
         if not self.checks.served and (beyond := [c for c in self.channels if c != UNSERVED_CHANNEL]):
             raise ValueError(
                 f"channels: with checks.served: false a release goes to channel {UNSERVED_CHANNEL} only, "

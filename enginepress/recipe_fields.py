@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from typing import Annotated, Any
@@ -13,6 +14,9 @@ from enginepress.names import CHANNEL_NAME, MODEL_NAME, reserved_channel
 from enginepress.quantities import parse_duration
 
 _SECRET = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+
+
+_TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc")
 
 
 class Section(BaseModel):
@@ -84,6 +88,20 @@ def _regular_expression(value: str) -> str:
     return value
 
 
+def _tracking_uri(value: str) -> str:
+    """MLflow says only after the build that it knows no such scheme. Plugins bring further ones, so only slips are refused."""
+    scheme, written, rest = value.partition("://")
+    dialect = scheme.partition("+")[0]
+    if not written:
+        if re.fullmatch(r"[\w.-]+:\d+(/.*)?", value):
+            raise ValueError(f"'{value}' has no scheme: write http://{value} or https://{value}")
+    elif dialect == "sqlite" and rest and not rest.startswith("/"):
+        raise ValueError(f"'{value}' names a server, and SQLite has none: write {scheme}:///{rest}, with three slashes")
+    elif dialect not in _TRACKING and (close := difflib.get_close_matches(dialect, _TRACKING, n=1, cutoff=0.7)):
+        raise ValueError(f"'{scheme}://' is nothing that MLflow knows; did you mean '{close[0]}://'?")
+    return value
+
+
 def _channel_name(value: str) -> str:
     if trouble := reserved_channel(value):
         raise ValueError(trouble)
@@ -93,6 +111,7 @@ def _channel_name(value: str) -> str:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 Duration = Annotated[str, AfterValidator(_duration)]
+TrackingUri = Annotated[str, AfterValidator(_tracking_uri)]
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 ChannelName = Annotated[str, Field(pattern=f"^{CHANNEL_NAME}$"), AfterValidator(_channel_name)]

@@ -21,8 +21,8 @@ from enginepress.errors import RecipeError
 from enginepress.files import hash_file
 from enginepress.json_text import parse_json
 from enginepress.lockfile import lock_path, parse_lock, read_lock_file
-from enginepress.recipe import Calibration, Recipe, Signing
-from enginepress.recipe_messages import explain, field_name, line_of, yaml_problem
+from enginepress.recipe import Calibration, Recipe, Signing, named_twice
+from enginepress.recipe_messages import field_name, line_of, place_and_words, yaml_problem
 from enginepress.serving.reference import read_reference
 from enginepress.signing import PEM
 
@@ -35,6 +35,7 @@ SECRET_FIELDS = {
     ("signing", "key"),
     ("signing", "password"),
 }
+_MAKE_REFERENCE = "make it with `enginepress reference RECIPE`"
 PUBLIC_FILES = ("certificate", "public_key", "trusted_certificates")
 
 
@@ -73,7 +74,8 @@ def is_recipe_file(target: str) -> bool:
     """Whether TARGET is a recipe and not a store. Where nothing is, its name decides, so that the message fits what was meant."""
     if "://" in target or Path(target).is_dir():
         return False
-    return Path(target).exists() or Path(target).suffix.lower() in (".yaml", ".yml", ".json") or not Path(target).parent.name
+    bare = not Path(target).parent.name and not Path(target).is_absolute()
+    return Path(target).exists() or Path(target).suffix.lower() in (".yaml", ".yml", ".json") or bare
 
 
 def load_recipe(path: Path, *, need_reference: bool = True, locked: bool = True) -> Recipe:
@@ -214,7 +216,7 @@ def _validated(data: Any, *, where: str, folder: Path | None, text: str | None, 
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems += [(tuple(e["loc"]), explain(e)) for e in error.errors()]
+        problems += [place_and_words(e) for e in error.errors()]
     if problems:
         # Only what is wrong is looked up in the text: parsing it a second time takes longer than all of the rest.
         root = yaml.compose(text, Loader=yaml.SafeLoader) if text is not None else None
@@ -224,6 +226,8 @@ def _validated(data: Any, *, where: str, folder: Path | None, text: str | None, 
     if not need_reference:
         recipe = recipe.model_copy(update={"checks": recipe.checks.model_copy(update={"reference": None})})
     settled = _settled(recipe, folder) if folder is not None else recipe
+    if (url := named_twice([s.url for s in settled.stores])) is not None:  # relative and absolute, with `..` and without
+        raise RecipeError(f"stores: {url} is named twice", where=where, fix="name each store once")
     if isinstance(settled.checks.reference, dict):
         read_reference(settled.checks.reference)
     return settled
@@ -287,15 +291,14 @@ def _read_reference(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RecipeError(f"is larger than {MAX_BYTES} bytes; ask fewer or shorter prompts", where=str(path))
-        data = parse_json(path.read_bytes(), where=str(path), kind=RecipeError, problem=f"{field}: cannot be read")
+        problem = f"{field}: is no reference, which is JSON"
+        data = parse_json(path.read_bytes(), where=str(path), kind=RecipeError, problem=problem, fix=_MAKE_REFERENCE)
     except FileNotFoundError:
-        raise RecipeError(
-            f"{field}: the file does not exist", where=str(path), fix="make it with `enginepress reference RECIPE`"
-        ) from None
+        raise RecipeError(f"{field}: the file does not exist", where=str(path), fix=_MAKE_REFERENCE) from None
     except OSError as error:
         raise RecipeError(f"{field}: cannot be read: {error}", where=str(path)) from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{field}: is not a reference", where=str(path), fix="make it with `enginepress reference RECIPE`")
+        raise RecipeError(f"{field}: is not a reference", where=str(path), fix=_MAKE_REFERENCE)
     return data
 
 

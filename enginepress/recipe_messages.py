@@ -13,9 +13,11 @@ from pydantic_core import ErrorDetails
 from enginepress.names import CHANNEL_NAME, MODEL_NAME, name_trouble
 from enginepress.recipe import Recipe
 
+SOURCE_FORM = r"^(hf|ngc|s3|file)://.+"
+STORE_FORM = r"^(file|s3)://.+"
 FORMS = {
-    r"^(hf|ngc|s3|file)://.+": "is no source: it starts with hf://, ngc://, s3:// or file://",
-    r"^(file|s3)://.+": "is no store: it starts with file:// or s3://",
+    SOURCE_FORM: "is no source: it starts with hf://, ngc://, s3:// or file://",
+    STORE_FORM: "is no store: it starts with file:// or s3://",
     r"^https?://.+": "is no address of a server: it starts with https:// or http://",
     r"^[0-9a-f]{64}$": "is no sha256: it has 64 digits, 0-9 and a-f",
     r"^\d\d\.\d\d$": "is no Triton release: write it as '26.07', in quotes",
@@ -45,6 +47,13 @@ _LIMITS = {
 }
 
 
+def place_and_words(error: ErrorDetails) -> tuple[tuple[int | str, ...], str]:
+    """Where one complaint belongs, and what it says. What concerns several fields begins with the one to look at."""
+    loc, text = tuple(error["loc"]), explain(error)
+    section, colon, rest = text.partition(": ")
+    return ((section,), rest) if not loc and colon and section in Recipe.model_fields else (loc, text)
+
+
 def explain(error: ErrorDetails) -> str:
     """What pydantic says of one field, as a person would."""
     kind, loc, given = error["type"], error["loc"], error.get("input")
@@ -62,7 +71,7 @@ def explain(error: ErrorDetails) -> str:
         return f"'{given}' {_form_in_words(str(given), error['ctx']['pattern'])}"
     if kind == "too_short" and isinstance(given, list):
         return "is empty: write at least one"
-    if given is None:
+    if given is None or (kind == "string_too_short" and not given):
         return "is empty: write a value, or leave the key out"
     if kind == "string_type" and isinstance(given, bool):
         return f"must be text, and YAML reads it as {str(given).lower()}: write it in quotes"
@@ -79,7 +88,20 @@ def _form_in_words(given: str, pattern: str) -> str:
     for what, name in (("model", MODEL_NAME), ("channel", CHANNEL_NAME)):
         if pattern == f"^{name}$":
             return f"is no name for a {what}: {name_trouble(given, name)}"
-    return FORMS[pattern]
+    return FORMS[pattern] + (f"; did you mean '{meant}'?" if (meant := _meant_address(given, pattern)) else "")
+
+
+def _meant_address(given: str, pattern: str) -> str | None:
+    """What somebody meant who left out the scheme of a source or a store, or copied the address of a page."""
+    if pattern not in (SOURCE_FORM, STORE_FORM):
+        return None
+    if page := re.fullmatch(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:/tree/([\w.-]+))?/?", given):
+        return f"hf://{page[1]}" + (f"@{page[2]}" if page[2] else "") if pattern == SOURCE_FORM else None
+    if "://" in given:
+        return None
+    if pattern == SOURCE_FORM and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", given):
+        return f"hf://{given}"
+    return f"file://{given}"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

@@ -56,6 +56,18 @@ def test_relative_places_are_taken_from_the_recipes_folder(tmp_path: Path) -> No
     assert recipe.registry.tracking_uri == f"sqlite:///{tmp_path.parent}/ml.db"
 
 
+@pytest.mark.parametrize("uri", ["postgresql+psycopg2://u@h/db", "sqlite://", "databricks://profile", "my-plugin://x", "./runs"])
+def test_any_tracking_uri_that_mlflow_or_a_plugin_may_know_is_taken(tmp_path: Path, uri: str) -> None:
+    assert load_recipe(_write(tmp_path, _with(registry={"tracking_uri": uri}))).registry.tracking_uri == uri
+
+
+def test_a_reference_that_is_no_json_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "no.json").write_text("all: run")
+    with pytest.raises(RecipeError, match=r"no\.json: checks\.reference: is no reference, which is JSON") as caught:
+        load_recipe(_write(tmp_path, _with(checks={"reference": "no.json"})))
+    assert caught.value.fix == "make it with `enginepress reference RECIPE`"
+
+
 @pytest.mark.parametrize("uri", ["file:///abs/x", "hf://org/name@main", "s3://bucket/x"])
 def test_absolute_places_stay_as_they_are(tmp_path: Path, uri: str) -> None:
     assert load_recipe(_write(tmp_path, _with(source=uri))).source.uri == uri
@@ -82,7 +94,20 @@ def test_absolute_places_stay_as_they_are(tmp_path: Path, uri: str) -> None:
         ({"source": "file://${HOME}/x"}, ["source", "secrets only"]),
         ({"stores": ["file://${PLACE}"]}, ["stores[0]", "secrets only"]),
         ({"stores": []}, ["stores"]),
-        ({"stores": ["file://a", "file://a"]}, ["twice"]),
+        ({"stores": ["file://a", "file://a"]}, ["recipe.yaml: stores (line", "file://a is named twice"]),
+        ({"stores": ["s3://bucket/x", "s3://bucket/x/"]}, ["s3://bucket/x is named twice"]),
+        ({"stores": ["file://a", "file://b/../a/"]}, ["stores: file:///", "/a is named twice"]),
+        ({"channels": ["candidate", "candidate"]}, ["recipe.yaml: channels (line", "candidate is named twice"]),
+        ({"stores": ["srv/models"]}, ["did you mean 'file://srv/models'?"]),
+        ({"source": "/srv/llama"}, ["did you mean 'file:///srv/llama'?"]),
+        ({"source": "./llama"}, ["did you mean 'file://./llama'?"]),
+        ({"source": "org/name@main"}, ["did you mean 'hf://org/name@main'?"]),
+        ({"source": "https://huggingface.co/org/name"}, ["did you mean 'hf://org/name'?"]),
+        ({"source": "https://huggingface.co/org/name/tree/v2.0"}, ["did you mean 'hf://org/name@v2.0'?"]),
+        ({"registry": {"tracking_uri": "htp://host:5000"}}, ["registry.tracking_uri (line", "did you mean 'http://'?"]),
+        ({"registry": {"tracking_uri": "localhost:5000"}}, ["has no scheme: write http://localhost:5000"]),
+        ({"registry": {"tracking_uri": "sqlite://ml.db"}}, ["write sqlite:///ml.db, with three slashes"]),
+        ({"checks": {"prompts": [{"text": ""}]}}, ["checks.prompts[0].text (line", "is empty: write a value"]),
         ({"stores": [{"url": "file://a", "mountt": "/x"}]}, ["stores[0].mountt", "'mount'"]),
         ({"channels": ["Prod uction"]}, ["channels[0]", "'Prod uction' is no name for a channel", "lower-case letters"]),
         ({"channels": ["latest"]}, ["channels[0]", "MLflow"]),

@@ -25,6 +25,13 @@ def default_workspace() -> str:
     return os.environ.get("ENGINEPRESS_WORKSPACE") or os.path.join(cache, "enginepress")
 
 
+def _named_workspace(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """`-w "$NOT_SET"` would fill the folder that one happens to stand in."""
+    if not value.strip():
+        raise click.BadParameter("names no folder", ctx, param)
+    return str(remembered(ctx, param, value))
+
+
 def workspace_option(command: Command) -> Command:
     return click.option(
         "--workspace",
@@ -32,7 +39,7 @@ def workspace_option(command: Command) -> Command:
         default=default_workspace,
         show_default="$ENGINEPRESS_WORKSPACE or ~/.cache/enginepress",
         metavar="DIR",
-        callback=remembered,
+        callback=_named_workspace,
         help="Folder for downloads, engines and reports.",
     )(command)
 

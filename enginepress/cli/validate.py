@@ -39,7 +39,7 @@ def validate(path: str, *, as_json: bool) -> None:
 
 def _show(result: ValidationResult) -> None:
     for finding in result.findings:
-        _show_finding(finding)
+        _show_finding(finding, result.shown_path)
     if result.kind == "release":
         what = f"release {result.release}"
     else:
@@ -51,9 +51,9 @@ def _show(result: ValidationResult) -> None:
     click.echo(f"{result.shown_path}: {what}, {models}: " + click.style(verdict, fg=color, bold=True))
 
 
-def _show_finding(finding: Finding) -> None:
+def _show_finding(finding: Finding, checked: str) -> None:
     severity = click.style(finding.severity, fg=_COLORS[finding.severity], bold=True)
-    click.echo(f"{severity}: {finding.file}: {finding.message}")
+    click.echo(f"{severity}: {checked if finding.file == '.' else finding.file}: {finding.message}")
     if finding.fix:
         click.echo(f"  -> {finding.fix}")
 

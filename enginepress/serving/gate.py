@@ -159,7 +159,9 @@ def _prompt_checks(asked: Sequence[_Asked]) -> list[CheckResult]:
         errors = {way: outcome for way, outcome in a.ways.items() if isinstance(outcome, str)}
         texts = {answer.text for answer in a.answers}
         if errors:
-            detail = "; ".join(f"{way}: {message}" for way, message in errors.items())
+            detail = "; ".join(
+                f"{', '.join(w for w in errors if errors[w] == said)}: {said}" for said in dict.fromkeys(errors.values())
+            )
         elif len(texts) > 1:
             detail = "; ".join(f"{way}: {shortened(answer.text)}" for way, answer in a.ways.items() if isinstance(answer, Answer))
         else:

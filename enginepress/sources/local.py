@@ -12,6 +12,7 @@ What is fetched is a copy of its own, by reflink where the file system can, and 
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
@@ -141,7 +142,7 @@ class LocalSource:
                     else:
                         sizes[name] = _size(entry)
         except FileNotFoundError:
-            raise SourceError("there is no such folder", where=str(self.folder), fix="check `source.uri`") from None
+            raise SourceError("there is no such folder", where=str(self.folder), fix=_nearest(self.folder)) from None
         except NotADirectoryError:
             raise SourceError("is a file, not a folder", where=str(self.folder), fix="name the folder that holds it") from None
         except OSError as error:
@@ -275,3 +276,14 @@ def _blocks(stream: BinaryIO, count: int) -> Iterator[bytes]:
     while count > 0 and (block := stream.read(min(count, CHUNK_BYTES))):
         count -= len(block)
         yield block
+
+
+def _nearest(folder: Path) -> str:
+    """What to do about a folder that is not there: its likely name, if another lies beside where it should be."""
+    try:
+        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()]
+    except OSError:
+        beside = []
+    if close := difflib.get_close_matches(folder.name, beside, n=1):
+        return f"did you mean '{folder.parent / close[0]}'? The recipe's source names it"
+    return "correct the recipe's source"

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from enginepress.engines import get_builder
@@ -34,7 +34,17 @@ def examine(recipe: Recipe | None, workspace: Workspace, *, repair: bool) -> lis
     if recipe is not None:
         findings += examine_stores(recipe, workspace, repair)
         findings += _registry(recipe, workspace, repair)
-    return findings
+    return list(_told_once(findings))
+
+
+def _told_once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """A trouble that several looks ran into, a store that cannot be read above all, is told where it was met first."""
+    told: set[str] = set()
+    for finding in findings:
+        if finding.status == "error" and finding.message in told:
+            continue
+        told.add(finding.message)
+        yield finding
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:

@@ -46,8 +46,9 @@ class Report:
             return f"could not be served: {where}{self.error['message']}"
         if self.gate is not None and not self.gate.passed:
             failed = self.gate.failed_checks
-            listed = "; ".join(f"{c.name}: {c.measured}, wanted {c.wanted}{'. ' + c.detail if c.detail else ''}" for c in failed)
-            return f"{len(failed)} of {len(self.gate.checks)} checks failed: {listed}"
+            listed = [f"{c.name}: {c.measured}, wanted {c.wanted}{'. ' + c.detail if c.detail else ''}" for c in failed]
+            verdict = f"{len(failed)} of {len(self.gate.checks)} checks failed:"
+            return f"{verdict} {listed[0]}" if len(listed) == 1 else "\n  ".join([verdict, *listed])
         return ""
 
     def metrics(self) -> dict[str, float]:

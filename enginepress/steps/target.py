@@ -40,7 +40,8 @@ def named_store(text: str, *, single_writer: bool = False) -> Store:
 
 
 def store_url(text: str) -> str:
-    return absolute_file_url((text if "://" in text else f"file://{text}").rstrip("/"), Path.cwd())
+    url = text if "://" in text else f"file://{text}"
+    return absolute_file_url(url.rstrip("/") if url.partition("://")[2].strip("/") else url, Path.cwd())
 
 
 def named_target(text: str) -> Target:

@@ -269,3 +269,22 @@ def test_no_config_whatever_it_holds_raises_anything_but_our_errors(
     config.update({"rope_scaling": rope} if rope is not None else {}, **changes)
     with contextlib.suppress(EnginepressError):
         _check(config)
+
+
+@pytest.mark.parametrize(
+    ("checks", "field"),
+    [
+        ({"prompts": [{"text": "a", "max_tokens": 8}, {"text": "b"}]}, "checks.prompts[1].max_tokens"),
+        ({"load": {"max_tokens": 20}}, "checks.load.max_tokens"),
+    ],
+)
+def test_answers_longer_than_the_server_would_give_are_refused_before_anything_is_built(
+    checks: dict[str, Any], field: str
+) -> None:
+    wanted = recipe(limits={"max_sequence_length": 20})
+    wanted = wanted.model_validate({**wanted.model_dump(), "checks": checks})
+    with pytest.raises(RecipeError, match="20 at most") as caught:
+        get_builder("onnxruntime").check(LLAMA, wanted)
+    assert caught.value.where == field
+    unserved = wanted.model_copy(update={"checks": wanted.checks.model_copy(update={"served": False})})
+    get_builder("onnxruntime").check(LLAMA, unserved)

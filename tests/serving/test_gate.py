@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from enginepress.errors import ServerError
 from enginepress.recipe import Load, Recipe
 from enginepress.repository.place import content_digest_of
-from enginepress.serving.gate import compare, load_checks, run_gate
+from enginepress.serving.client import Answer, Question
+from enginepress.serving.gate import _Asked, _prompt_checks, compare, load_checks, run_gate
 from enginepress.serving.gate_result import CheckResult, GateResult, percent
 from enginepress.serving.load import summarise
 from enginepress.serving.reference import Reference, ReferenceAnswer
+from enginepress.steps.report import Report
 from tests.serving.processes import leftovers
 from tests.serving.toy_model import Fault, toy_answer, write_model, write_tokenizer
 
@@ -217,3 +219,22 @@ def test_tokens_that_a_tokenizer_would_write_otherwise_are_compared_as_it_writes
 def test_a_share_below_one_never_reads_as_all(share: float) -> None:
     assert (percent(share) == "100 %") == (share == 1)
     assert abs(float(percent(share).split()[0]) - share * 100) <= 0.1
+
+
+def test_a_reason_that_all_ways_give_is_told_once() -> None:
+    ways: dict[str, Answer | str] = {"HTTP": "too much", "HTTP streamed": "too much", "gRPC": "away"}
+    (check,) = _prompt_checks([_Asked(Question("a", None, 8), None, None, ways)])
+    assert check.detail == "HTTP, HTTP streamed: too much; gRPC: away"
+
+
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [
+        (1, "1 of 3 checks failed: check 1: 7, wanted 8. so it is"),
+        (2, "2 of 3 checks failed:\n  check 1: 7, wanted 8. so it is\n  check 2: 7, wanted 8. so it is"),
+    ],
+)
+def test_each_failed_check_has_a_line_where_there_are_several(failed: int, words: str) -> None:
+    checks = tuple(CheckResult(f"check {n}", n > failed, "7", "8", "so it is") for n in (1, 2, 3))
+    gate = GateResult("toy", "2.51.0", 0.5, 3.0, "0" * 64, None, "", None, checks, (), None)
+    assert Report(facts={}, validation={"ok": True}, gate=gate, error=None, served=True).failure == words

@@ -334,3 +334,13 @@ def test_a_hard_link_is_made_on_request_only_and_the_bytes_are_compared_all_the_
         assert not (tmp_path / "out").exists()
         assert (folder / "model.safetensors").exists()
         write(folder, files)
+
+
+def test_a_folder_that_is_not_there_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "tiny-llama").mkdir()
+    with pytest.raises(SourceError, match="no such folder") as caught:
+        _open(tmp_path / "tiny-lama").resolve()
+    assert f"did you mean '{tmp_path / 'tiny-llama'}'?" in str(caught.value.fix)
+    with pytest.raises(SourceError) as other:
+        _open(tmp_path / "gone" / "x").resolve()
+    assert other.value.fix == "correct the recipe's source"

@@ -176,6 +176,18 @@ def _check_recipe(recipe: Recipe) -> None:
             where="engine.precision",
             fix="use " + ", ".join(PRECISIONS) + "; no other builder of this version makes it on a CPU",
         )
+    length, checks = engine.limits.max_sequence_length, recipe.checks
+    asked = {f"checks.prompts[{i}].max_tokens": p.max_tokens for i, p in enumerate(checks.prompts)}
+    if checks.load is not None:
+        asked["checks.load.max_tokens"] = checks.load.max_tokens
+    for field, tokens in asked.items():
+        if checks.served and length is not None and tokens >= length:
+            raise RecipeError(
+                f"the gate would ask for {tokens} tokens, and prompt and answer together have {length} at most "
+                "(engine.limits.max_sequence_length), so no server would answer",
+                where=field,
+                fix=f"set it to less than {length}, or allow longer sequences",
+            )
     for name, size in engine.parallelism.model_dump().items():
         if (size or 1) > 1:
             raise RecipeError(
