@@ -108,14 +108,15 @@ def missing_package(fix: str) -> Cause:
 
 
 def tool_failure(tool: str, status: int, log: Path, causes: Sequence[Cause], *, memory: str) -> BuildError:
-    """The error for a tool that ended with a status other than 0: what its output means, and its last lines.
+    """The error for a tool that ended with a status other than 0: what its output means, with the line that says so and the
+    last one; where nobody knows, its last lines.
 
     Args:
         causes: tried in this order.
         memory: what to do if memory ran out.
     """
     tail = last_lines(log, 400)
-    what, fix = f"exit status {status}", "read the log"
+    what, fix, shown = f"exit status {status}", "read the log", last_lines(log)
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
         what, fix = "it was killed, most likely because memory ran out", memory
     elif status < 0:
@@ -125,5 +126,7 @@ def tool_failure(tool: str, status: int, log: Path, causes: Sequence[Cause], *, 
             if found := re.search(pattern, tail):
                 details = {key: (value or "").strip() for key, value in found.groupdict().items()}
                 what, fix = cause.format(**details), advice.format(memory=memory, **details)
+                telling = tail[tail.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0].strip()
+                shown = "\n".join(dict.fromkeys([telling, last_lines(log, 1).strip()]))
                 break
-    return BuildError(f"{tool} failed: {what}\n{last_lines(log)}", where=str(log), fix=fix)
+    return BuildError(f"{tool} failed: {what}\n{shown}", where=str(log), fix=fix)

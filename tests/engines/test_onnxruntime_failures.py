@@ -38,6 +38,16 @@ def test_a_failure_is_explained_with_what_to_do(status: int, text: str, message:
     assert error.where == str(log)
 
 
+def test_a_failure_that_is_understood_is_told_without_the_tools_traceback(tmp_path: Path) -> None:
+    log = tmp_path / "build.log"
+    frames = '  File "core.py", line 218, in tofile\n    file.write(data)\n' * 9
+    log.write_text(f"Traceback (most recent call last):\n{frames}OSError: [Errno 28] No space left on device\ncleaning up\n")
+    message = build_failure(1, log, memory_gib=1).message
+    assert message.splitlines()[1:] == ["OSError: [Errno 28] No space left on device", "cleaning up"]
+    log.write_text(f"Traceback (most recent call last):\n{frames}ValueError: who knows\n")
+    assert "core.py" in build_failure(1, log, memory_gib=1).message
+
+
 def test_a_missing_log_is_no_second_failure(tmp_path: Path) -> None:
     assert "exit status 1" in build_failure(1, tmp_path / "none.log", memory_gib=1).message
 
