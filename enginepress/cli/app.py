@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
             import difflib
 
             if close := difflib.get_close_matches(args[0], COMMANDS, n=1):
-                error.message += f" Did you mean '{close[0]}'?"
+                raise click.UsageError(f"{error.message} Did you mean '{close[0]}'?", ctx) from None
             raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

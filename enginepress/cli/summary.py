@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,7 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
     where = f" -w {shlex.quote(_near(workspace.root))}"
     me = shlex.quote(str(path))
     commands = {
+        **_reachable(),
         f"enginepress serve {me}": "serve it here and ask it something",
         f"enginepress run {me}{where}": "nothing to do now; change the recipe and see what is rebuilt",
         f"enginepress releases {me}": "what is published, and which channel is where",
@@ -53,6 +56,14 @@ def print_summary(path: Path, recipe: Recipe, workspace: Workspace, result: RunR
     _head("next")
     for command, purpose in commands.items():
         click.echo(f"  {command:<{max(map(len, commands))}}  {purpose}")
+
+
+def _reachable() -> dict[str, str]:
+    """What to type first where the shell would not find the commands: after `make run`, which calls them by their path."""
+    activate = Path(sys.executable).with_name("activate")
+    if shutil.which("enginepress") is not None or not activate.exists():
+        return {}
+    return {f". {shlex.quote(_near(activate))}": "once in a shell: puts enginepress on its PATH"}
 
 
 def print_gate(report: Report) -> None:

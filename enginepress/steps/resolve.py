@@ -48,9 +48,10 @@ def resolve(job: Job, *, force: bool = False) -> Plan:
     if force:
         plan = replace(plan, release=0)
         _discard(job.workspace, plan)
+    # The model first: a checkpoint that cannot be built is no reason to make a reference of it.
+    size = check_model(job.recipe, job.workspace.path("cache"), revision) if not plan.release else 0
     check_reference(job.recipe, plan.revision)
     if not plan.release:
-        size = check_model(job.recipe, job.workspace.path("cache"), revision)
         check_stores(job.recipe, size=size, revision=plan.revision)
     return plan
 

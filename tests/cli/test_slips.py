@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from enginepress.cli.summary import _reachable
 from enginepress.errors import StoreError, UsageError
 from enginepress.recipe import Recipe
 from enginepress.steps.doctor import examine
@@ -58,3 +59,18 @@ def test_doctor_tells_once_that_a_store_cannot_be_read(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"name": "tiny", "source": "file:///x", "stores": [place], "channels": ["a"]})
     found = [f for f in examine(recipe, Workspace(tmp_path / "workspace"), repair=False) if place in f.what]
     assert [f.status for f in found if f.message.endswith("/tiny: reading the store failed: Not a directory")] == ["error"]
+
+
+def test_who_has_no_enginepress_on_the_path_is_told_how_to_get_it_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("python", "activate", "enginepress"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert list(_reachable()) == [f". {tmp_path.name}/activate"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _reachable() == {}
+    (tmp_path / "activate").unlink()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert _reachable() == {}

@@ -71,6 +71,8 @@ def test_a_live_server_answers_as_the_release_that_its_channel_names(finished_tw
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(40) == 0
         assert "Traceback" not in server.log.read_text()
+    verified = enginepress("verify", recipe)
+    assert verified.returncode == 0, verified.stdout  # though Python has left compiled code beside what was served
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

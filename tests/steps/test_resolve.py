@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enginepress.errors import RecipeError, StoreError
+from enginepress.errors import RecipeError, SourceError, StoreError
 from enginepress.recipe import Recipe
 from enginepress.sources.open import open_source
 from enginepress.steps import resolve
+from enginepress.steps.job import Job
 from enginepress.stores.filesystem import FileStore
 from enginepress.stores.open import open_store
+from enginepress.workspace import Workspace
 from tests.repository.plans.test_tensorrt_llm import recipe
 from tests.stores.parts import MODEL, key, make_source, publish
 
@@ -34,6 +38,16 @@ def test_a_wrong_serving_parameter_is_refused_when_the_model_is_checked(tmp_path
     serving = good.serving.model_copy(update={"parameters": {"kv_cache_free_gpu_mem_fraction": 2}})
     with pytest.raises(RecipeError, match="must be from 0 to 1"):
         resolve.check_model(good.model_copy(update={"serving": serving}), tmp_path, revision)
+
+
+def test_a_broken_config_is_told_before_a_reference_that_fits_other_bytes(tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+    (checkpoint / "config.json").write_text("{")
+    references = {"reference": json.loads((CHECKPOINT.parents[1] / "references" / "tiny-llama.json").read_text())}
+    data = {"name": MODEL, "source": f"file://{checkpoint}", "stores": [f"file://{tmp_path}/store"], "checks": references}
+    job = Job(Recipe.model_validate(data), Workspace(tmp_path / "workspace"), "run")
+    with pytest.raises(SourceError, match=r"config\.json"):
+        resolve.resolve(job)
 
 
 # Room in the stores ---------------------------------------------------------------------------------------------------
