@@ -10,6 +10,7 @@ stopped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -108,7 +109,8 @@ def wrong_text(watched: Watched) -> str:
     if watched.error is None:
         return "the watcher was ended; the next pass goes on where it stopped"
     error = watched.error
-    text = f"{error['where']}: {error['message']}" if error.get("where") else str(error["message"])
+    message = re.sub(r"\s*\n\s*", "; ", re.sub(r":\s*\n\s*", ": ", str(error["message"]).strip()))
+    text = f"{error['where']}: {message}" if error.get("where") else message
     if watched.failures > 1:
         text += f" (failed {watched.failures} times)"
     if watched.again:
