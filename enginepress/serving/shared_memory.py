@@ -2,7 +2,10 @@
 
 Triton starts one stub process for each instance of a Python model and talks to it through /dev/shm/<prefix><uuid>. Stopped
 cleanly, it removes both. Killed, its stubs notice by themselves within about three seconds and remove the region; a stub that
-was killed leaves it. Each of our servers has a prefix of its own, which also stands on the command line of its stubs:
+was killed leaves it. A stub that was just then waiting for its server, which it does without letting go of Python's interpreter,
+never notices (seen with Triton 2.51): it stays, with its model, until the next server of ours ends it.
+
+Each of our servers has a prefix of its own, which also stands on the command line of its stubs:
 
     enginepress_<pid namespace>_<pid>_<start of that process>_<random>_
 
@@ -18,11 +21,15 @@ import signal
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from enginepress.process import process_start
 
 FOLDER = Path("/dev/shm")
+KILLED_S = 5.0
+"""Within this a killed process is gone, even one with a large model."""
+
 _NAME = re.compile(r"enginepress_(?P<space>\d+)_(?P<pid>\d+)_(?P<start>\d+)_[0-9a-f]+_")
 
 
@@ -54,11 +61,7 @@ def end_processes(prefix: str, *, patience_s: float) -> None:
     while left := processes_of(prefix):
         if time.monotonic() > deadline:
             for pid, start in left.items():
-                if process_start(pid) == start:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
+                _kill(pid, start)
         time.sleep(0.02)
 
 
@@ -68,12 +71,13 @@ def remove_regions(prefix: str) -> None:
 
 
 def sweep_leftovers() -> None:
-    """Removes regions and scratch folders whose owners are gone. Those of another pid namespace are not ours to judge."""
+    """Ends stubs and removes regions and scratch folders whose owners are gone. Those of another pid namespace are not ours to
+    judge; a stub of another user stays, and so does what belongs to it."""
     for left in (*FOLDER.glob("enginepress_*"), *Path(tempfile.gettempdir()).glob("enginepress_*")):
         match = _NAME.match(left.name)
         if match is None or match["space"] != _pid_namespace() or process_start(int(match["pid"])) == match["start"]:
             continue
-        if processes_of(match[0]):
+        if not _end_orphans(match[0]):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -82,6 +86,24 @@ def sweep_leftovers() -> None:
                 left.unlink(missing_ok=True)
             except PermissionError:
                 pass
+
+
+def _end_orphans(prefix: str) -> bool:
+    """Kills what a dead owner's server left. Whether nothing is left."""
+    for pid, start in processes_of(prefix).items():
+        _kill(pid, start)
+    deadline = time.monotonic() + KILLED_S
+    while left := bool(processes_of(prefix)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return not left
+
+
+def _kill(pid: int, start: str) -> None:
+    if process_start(pid) == start:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _pid_namespace() -> str:

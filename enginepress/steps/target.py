@@ -9,7 +9,7 @@ from enginepress.errors import StoreError
 from enginepress.recipe import Recipe
 from enginepress.recipe_file import absolute_file_url, is_recipe_file, load_recipe
 from enginepress.steps.stored_recipe import stored_recipe
-from enginepress.stores.open import as_single_writer, open_store, open_url
+from enginepress.stores.open import as_single_writer, no_place, open_store, open_url
 from enginepress.stores.store import Store
 
 
@@ -40,8 +40,12 @@ def named_store(text: str, *, single_writer: bool = False) -> Store:
 
 
 def store_url(text: str) -> str:
+    """Raises UsageError for nothing: `backup STORE "$NOT_SET"` would fill the folder that one happens to stand in."""
     url = text if "://" in text else f"file://{text}"
-    return absolute_file_url(url.rstrip("/") if url.partition("://")[2].strip("/") else url, Path.cwd())
+    place = url.partition("://")[2]
+    if not place.strip():
+        raise no_place(text)
+    return absolute_file_url(url.rstrip("/") if place.strip("/") else url, Path.cwd())
 
 
 def named_target(text: str) -> Target:

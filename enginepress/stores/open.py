@@ -27,9 +27,13 @@ def open_url(url: str, *, single_writer: bool = False) -> Store:
     try:
         settings = Settings(url=url)
     except ValueError:
-        fix = "name a folder, as /srv/models or file:///srv/models, or s3://bucket/folder"
-        raise UsageError(f"'{url}' is no place for a store", fix=fix) from None
+        raise no_place(url) from None
     return open_store(as_single_writer(settings) if single_writer else settings)
+
+
+def no_place(url: str) -> UsageError:
+    fix = "name a folder, as /srv/models or file:///srv/models, or s3://bucket/folder"
+    return UsageError(f"'{url}' is no place for a store", fix=fix)
 
 
 def as_single_writer(settings: recipe.Store) -> recipe.Store:

@@ -232,12 +232,15 @@ def test_nothing_is_left_of_a_server_whose_parent_was_ended(ending: signal.Signa
 
 
 def test_what_dead_owners_left_is_swept_and_what_belongs_to_live_ones_stays() -> None:
+    """The processes stand for stubs that wait for a server that was killed, and never notice."""
     owner = subprocess.Popen([sys.executable, "-c", ""])
     owner.wait()
     dead = f"enginepress_{os.stat('/proc/self/ns/pid').st_ino}_{owner.pid}_1_0123abcd_"
     foreign = f"enginepress_1_{owner.pid}_1_0123abcd_"
     mine = new_prefix()
     temporary = Path(tempfile.gettempdir())
+    waiting = "import time; time.sleep(600)"
+    stubs = {name: subprocess.Popen([sys.executable, "-c", waiting, f"{name}stub"]) for name in (dead, foreign, mine)}
     try:
         for name in (dead, foreign, mine):
             (FOLDER / f"{name}region").write_bytes(b"")
@@ -248,7 +251,11 @@ def test_what_dead_owners_left_is_swept_and_what_belongs_to_live_ones_stays() ->
             name: [(FOLDER / f"{name}region").exists(), (temporary / f"{name}scratch").exists()] for name in (dead, foreign, mine)
         }
         assert left == {dead: [False, False], foreign: [True, True], mine: [True, True]}
+        assert {name: stub.poll() for name, stub in stubs.items()} == {dead: -signal.SIGKILL, foreign: None, mine: None}
     finally:
+        for stub in stubs.values():
+            stub.kill()
+            stub.wait()
         for name in (dead, foreign, mine):
             (FOLDER / f"{name}region").unlink(missing_ok=True)
             shutil.rmtree(temporary / f"{name}scratch", ignore_errors=True)
