@@ -63,7 +63,8 @@ def named_target(text: str) -> Target:
     if store.models():
         return Target([store], None)
     base, _, model = url.rpartition("/")
-    if model in named_store(base).models():
+    base = "file:///" if base == "file://" else base
+    if "://" in base and model in named_store(base).models():
         recipe = stored_recipe(url)
         return Target([open_store(recipe.stores[0])], [model], recipe)
     raise StoreError("is no store, and no model in one", where=url, fix="name STORE, STORE/MODEL or a recipe file")

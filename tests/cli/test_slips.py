@@ -39,7 +39,10 @@ def test_a_place_that_is_no_store_is_named_as_it_was_typed(url: str) -> None:
         named_target(url)
 
 
-def test_a_folder_that_is_not_there_is_no_recipe(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A store in the folder where one stands is none that was named.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nowhere-at-all" / "releases").mkdir(parents=True)
     with pytest.raises(StoreError, match="is no store, and no model in one") as caught:
         named_target(str(tmp_path / "nowhere"))
     assert "STORE" in str(caught.value.fix)
