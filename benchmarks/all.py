@@ -121,7 +121,7 @@ def _downloads(arguments: argparse.Namespace) -> Rows:
 
 
 def _publish(arguments: argparse.Namespace) -> Rows:
-    return rows_of_publish(arguments.folder / "publish", 3)
+    return rows_of_publish(arguments.folder / "publish", 7)
 
 
 def _full_run(_: argparse.Namespace) -> Rows:
