@@ -238,6 +238,7 @@ def test_a_file_that_is_no_database_is_named_at_once(registry: MlflowRegistry, u
     assert caught.value.where == str(path)
 
 
+@pytest.mark.slow  # MLflow tries for a minute
 def test_a_database_in_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     registry = MlflowRegistry(Registry(), default_uri=f"sqlite:///{tmp_path}/file/mlflow.db")
