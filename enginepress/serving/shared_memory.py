@@ -14,6 +14,7 @@ so what belongs to a server can be found, and a later server can sweep what dead
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -55,14 +56,24 @@ def processes_of(prefix: str) -> dict[int, str]:
     return found
 
 
-def end_processes(prefix: str, *, patience_s: float) -> None:
-    """Waits until no process with this prefix is left; kills what is still there after `patience_s`."""
-    deadline = time.monotonic() + patience_s
+def end_processes(prefix: str, *, patience_s: float, most_s: float = math.inf) -> bool:
+    """Waits until no process with this prefix is left; kills what is still there after `patience_s`.
+
+    Returns:
+        Whether nothing is left; False only once `most_s` have passed.
+    """
+    began = time.monotonic()
     while left := processes_of(prefix):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > most_s:
+            return False
+        if waited >= patience_s:
             for pid, start in left.items():
-                _kill(pid, start)
+                if process_start(pid) == start:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+    return True
 
 
 def remove_regions(prefix: str) -> None:
@@ -77,7 +88,7 @@ def sweep_leftovers() -> None:
         match = _NAME.match(left.name)
         if match is None or match["space"] != _pid_namespace() or process_start(int(match["pid"])) == match["start"]:
             continue
-        if not _end_orphans(match[0]):
+        if not end_processes(match[0], patience_s=0, most_s=KILLED_S):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -86,24 +97,6 @@ def sweep_leftovers() -> None:
                 left.unlink(missing_ok=True)
             except PermissionError:
                 pass
-
-
-def _end_orphans(prefix: str) -> bool:
-    """Kills what a dead owner's server left. Whether nothing is left."""
-    for pid, start in processes_of(prefix).items():
-        _kill(pid, start)
-    deadline = time.monotonic() + KILLED_S
-    while left := bool(processes_of(prefix)):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
-    return not left
-
-
-def _kill(pid: int, start: str) -> None:
-    if process_start(pid) == start:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def _pid_namespace() -> str:
