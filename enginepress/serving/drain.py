@@ -28,6 +28,14 @@ def server_is_ready(connection: HttpConnection) -> bool:
     return connection.ask("GET", "/v2/health/ready")[0] == 200
 
 
+def is_drained(connection: HttpConnection) -> bool:
+    """Whether it is not ready, and was drained at some time: one that never was does not know the model that drains it."""
+    if server_is_ready(connection):
+        return False
+    status, answer = connection.ask("GET", f"/v2/models/{NAME}")
+    return "is not found" not in error_text(status, answer)
+
+
 def drain(connection: HttpConnection) -> None:
     """The server says that it is not ready, and goes on answering. Done twice it is done once.
 

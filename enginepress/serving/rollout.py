@@ -28,7 +28,7 @@ from enginepress.serving.control import (
     served_versions,
     unload_model,
 )
-from enginepress.serving.drain import drain, server_is_ready, undrain
+from enginepress.serving.drain import drain, is_drained, server_is_ready, undrain
 from enginepress.serving.http_connection import HttpConnection
 
 LOOK_S = 0.1
@@ -157,7 +157,7 @@ def restart(address: str, target: Target, *, patience: Patience = PATIENCE, told
     """Drain, drop the old release, load the new one, undrain. Nobody is answered by this server in between.
 
     Raises:
-        NotThereError: the server's repository is not on this release; nothing was changed.
+        NotThereError: the server's repository is not on this release; the old one answers again, and the server is undrained.
         ServerError: the release does not load. The server then stays drained, so that no load balancer sends requests to it.
     """
     with HttpConnection(address, timeout_s=patience.load) as connection:
@@ -170,19 +170,35 @@ def restart(address: str, target: Target, *, patience: Patience = PATIENCE, told
         for name in sorted(loaded, key=lambda n: marked_release(n) is not None):
             unload_model(connection, name)
             _wait_until_idle(connection, {name}, keep=set(), timeout_s=patience.answer)
-        for name in (*_behind(states, target), *_public(states, target)):
-            load_as_it_lies(connection, name)
-            _check_version(connection, name, target)
+        try:
+            for name in (*_behind(states, target), *_public(states, target)):
+                load_as_it_lies(connection, name)
+                _check_version(connection, name, target)
+        except NotThereError:
+            # Where no model behind carries the release's number, only loading tells. Meanwhile it takes requests as before.
+            for name in sorted(loaded, key=lambda n: marked_release(n) is None):
+                load_as_it_lies(connection, name)
+            undrain(connection)
+            raise
         check_answer(connection, target, timeout_s=patience.answer)
         undrain(connection)
         told(f"{address}: release {target.release} answers, undrained")
 
 
-def put_back(address: str) -> None:
-    """Undrains a server that says that it is not ready, as an interrupted rollout leaves one."""
+def put_back(address: str, *, only_drained: bool = False) -> bool:
+    """Undrains a server that says that it is not ready, as an interrupted rollout leaves one. Whether it had to be.
+
+    Args:
+        only_drained: leave a server alone that was never drained, and is not ready for a reason of its own.
+
+    Raises:
+        ServerError: if it does not get ready.
+    """
     with HttpConnection(address, timeout_s=60.0) as connection:
-        if not server_is_ready(connection):
+        wanted = is_drained(connection) if only_drained else not server_is_ready(connection)
+        if wanted:
             undrain(connection)
+        return wanted
 
 
 def check_answer(connection: HttpConnection, target: Target, *, timeout_s: float) -> None:

@@ -195,7 +195,12 @@ def _reload(servers: Sequence[str], target: live.Target, patience: live.Patience
     for server in servers:
         began = time.monotonic()
         if not there[server]:
-            _when_there(partial(live.bring_up, server, target, patience=patience, told=told), wait_s, told)
+            _when_there(partial(live.bring_up, server, target, patience=patience, told=told), wait_s, TRY_AGAIN_S, told)
+        try:
+            if live.put_back(server, only_drained=True):
+                told(f"{server}: put back, for an interrupted rollout had left it drained")
+        except ServerError as error:
+            told(str(error))  # the release answers; what else is wrong with the server is not the rollout's
         moved.append(_moved(server, there[server], began))
     for server in servers:
         live.drop_old(server, target, patience=patience, told=told)
@@ -205,16 +210,20 @@ def _reload(servers: Sequence[str], target: live.Target, patience: live.Patience
 def _restart(servers: Sequence[str], target: live.Target, patience: live.Patience, wait_s: float, told: Told) -> list[Moved]:
     moved: list[Moved] = []
     there = {server: live.serves(server, target) for server in servers}
+    is_back = False
     for server in servers:
         began = time.monotonic()
         if there[server]:
             # One that an interrupted rollout left drained answers already and only has to be put back.
-            live.put_back(server)
+            is_back |= live.put_back(server)
         else:
-            if any(m.done == "moved" for m in moved):
+            if is_back:
                 told(f"waiting {patience.drain:g} s for load balancers to notice that the one before is back")
                 time.sleep(patience.drain)
-            _when_there(partial(live.restart, server, target, patience=patience, told=told), wait_s, told)
+            # Each try takes the server out for a while: load balancers are to notice that it was back in between.
+            pause = max(TRY_AGAIN_S, patience.drain)
+            _when_there(partial(live.restart, server, target, patience=patience, told=told), wait_s, pause, told)
+            is_back = True
         moved.append(_moved(server, there[server], began))
     return moved
 
@@ -223,7 +232,7 @@ def _moved(server: str, was_there: bool, began: float) -> Moved:
     return Moved(server, "was there already" if was_there else "moved", round(time.monotonic() - began, 3))
 
 
-def _when_there(act: Callable[[], None], wait_s: float, told: Told) -> None:
+def _when_there(act: Callable[[], None], wait_s: float, pause_s: float, told: Told) -> None:
     """Tries again while the server's own folder has not changed yet."""
     deadline, said = time.monotonic() + wait_s, False
     while True:
@@ -235,7 +244,7 @@ def _when_there(act: Callable[[], None], wait_s: float, told: Told) -> None:
             if not said:
                 told(f"waiting: {error}")
                 said = True
-            time.sleep(TRY_AGAIN_S)
+            time.sleep(pause_s)
 
 
 def earlier_releases(store: Store, model: str, number: int) -> list[Manifest]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 
 from enginepress.errors import ServerError, UsageError
+from enginepress.serving import drain as draining
 from enginepress.serving import rollout as live
-from enginepress.serving.drain import drain, server_is_ready
+from enginepress.serving.drain import drain, is_drained, server_is_ready, undrain
 from enginepress.serving.http_connection import HttpConnection
 from enginepress.serving.tritonserver import TritonServer
 from enginepress.steps.rollout import check_changeable, roll_out, rollout_mode, server_addresses, target_of
@@ -105,7 +107,66 @@ def test_a_server_that_was_left_drained_is_put_back(store: FileStore, tmp_path: 
             assert server_is_ready(connection)
 
 
+def test_a_restart_for_which_the_folder_never_changes_leaves_the_server_to_its_load_balancer(
+    store: FileStore, tmp_path: Path
+) -> None:
+    """Of a release that is one model only loading tells whether it is there."""
+    with servers(store, tmp_path, 1) as (server,), HttpConnection(server.http, timeout_s=30) as connection:
+        with pytest.raises(ServerError, match="serves version 1 after it was told to load release 2"):
+            roll_out(store, "toy", 2, [server.http], mode="restart", allow_downtime=True, patience=QUICK, wait_s=0)
+        assert server_is_ready(connection)
+        assert ask(server.http, "toy", INPUTS) == ("1", " alpha" * 3)
+
+
+def test_after_a_server_was_put_back_load_balancers_get_the_time_to_notice(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one must not be drained before. The servers are doubles: the order is all that counts here."""
+    done: list[str] = []
+    monkeypatch.setattr(live, "serves", lambda server, _target: server == "drained")
+
+    def put_back(server: str) -> bool:
+        done.append(f"put {server} back")
+        return True
+
+    monkeypatch.setattr(live, "put_back", put_back)
+    monkeypatch.setattr(live, "restart", lambda server, _target, **_: done.append(f"restart {server}"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append(f"wait {seconds:g} s"))
+    roll_out(store, "toy", 2, ["drained", "old"], mode="restart")
+    assert done == ["put drained back", "wait 30 s", "restart old"]
+
+
 # Reload -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_an_interrupted_restart_left_drained_is_put_back_by_a_reload(store: FileStore, tmp_path: Path) -> None:
+    with servers(store, tmp_path, 1) as (server,), HttpConnection(server.http, timeout_s=30) as connection:
+        promote(store, "toy", 2)
+        for done in ("moved", "was there already"):
+            drain(connection)
+            assert roll_out(store, "toy", 2, [server.http]).servers[0].done == done
+            assert server_is_ready(connection)
+
+
+@pytest.mark.parametrize("was_drained", [False, True])
+def test_a_server_that_is_not_ready_for_a_reason_of_its_own_is_reloaded_all_the_same(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_drained: bool
+) -> None:
+    with servers(store, tmp_path, 1) as (server,), HttpConnection(server.http, timeout_s=30) as connection:
+        if was_drained:
+            drain(connection)
+            undrain(connection)
+        assert not is_drained(connection)
+        with monkeypatch.context() as patched:  # another model that does not load
+            patched.setattr(draining, "NAME", "other")
+            patched.setattr(draining, "_PATH", "/v2/repository/models/other")
+            drain(connection)
+        monkeypatch.setattr(draining, "READY_S", 0.5)
+        told: list[str] = []
+        promote(store, "toy", 2)
+        assert roll_out(store, "toy", 2, [server.http], told=told.append).servers[0].done == "moved"
+        assert ask(server.http, "toy", INPUTS) == ("2", " beta" * 3)
+        assert was_drained == any("was not ready 0.5 s after it was undrained" in line for line in told)
 
 
 def test_an_answer_under_way_is_finished_by_the_release_that_began_it(tmp_path: Path) -> None:
