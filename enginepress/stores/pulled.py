@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginepress.errors import StoreError
+from enginepress.errors import EnginepressError, StoreError
 from enginepress.files import commit_folder, contained_path, newest_ns, remove_tree, sync_folder, sync_tree, write_atomic
 from enginepress.locks import Lock
 from enginepress.manifest import Manifest
@@ -141,12 +141,23 @@ class PulledFolder:
                 return now
 
     def _is_placed_for_us(self, pulled: Pulled) -> bool:
-        """Whether its paths start where readers see it now, and its release is whole, as far as files were touched."""
-        with contextlib.suppress(OSError, StoreError):
+        """Whether its paths start where readers see it now, its release is whole, as far as files were touched, and shown."""
+        with contextlib.suppress(OSError, EnginepressError):
             manifest = self.manifest(pulled)
             root = (pulled.folder.parent / f".{pulled.folder.name}.root").read_text()
-            return root == self.root and is_whole(self.folder / "releases" / pulled.name / "repository", manifest.files)
+            repository = self.folder / "releases" / pulled.name / "repository"
+            return root == self.root and is_whole(repository, manifest.files) and self._shows(pulled, repository)
         return False
+
+    def _shows(self, pulled: Pulled, repository: Path) -> bool:
+        """Whether readers see the release's very files, and configs as they were written: an editor puts another file in the
+        place of a link. What a server writes beside them is its own."""
+        placement = self._place(repository, pulled.release, self._seen_at(pulled.folder))
+        linked = all(os.path.samefile(pulled.folder / relative, source) for relative, source in placement.linked.items())
+        return linked and all((pulled.folder / path).read_bytes() == content for path, content in placement.written.items())
+
+    def _seen_at(self, activation: Path) -> str:
+        return f"{self.root}/activations/{activation.name}"
 
     # The release ------------------------------------------------------------------------------------------------------
 
@@ -156,6 +167,8 @@ class PulledFolder:
         partial = self.folder / "partial" / name
         if target.is_dir():
             if is_whole(target / "repository", manifest.files):
+                _remove_foreign(target / "repository", manifest)
+                _write_if_other(target / "manifest.json", manifest.to_text())
                 return target / "repository"
             # Somebody changed it. What is still whole is kept, what is not is fetched again.
             partial.parent.mkdir(exist_ok=True)
@@ -224,7 +237,7 @@ class PulledFolder:
 
     def _switch(self, name: str, number: int, release: Path) -> Pulled:
         activation = self.folder / "activations" / f"{name}-{uuid.uuid4().hex[:8]}"
-        placement = self._place(release, number, f"{self.root}/activations/{activation.name}")
+        placement = self._place(release, number, self._seen_at(activation))
         stamp = time.time_ns()
         before = self.current()
         if before is not None:
@@ -304,6 +317,11 @@ class PulledFolder:
 
 def _name(manifest: Manifest) -> str:
     return f"{manifest.release}-{manifest.digest[:16]}"
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomic(path, text)
 
 
 def _remove_foreign(repository: Path, manifest: Manifest) -> None:

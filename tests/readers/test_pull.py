@@ -137,6 +137,62 @@ def test_a_pulled_file_that_was_cut_from_outside_is_fetched_again(store: FileSto
     assert (done.folder / "toy" / "1" / "weights.bin").read_bytes() == b"weights" * 1000
 
 
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("toy/1/model.py", "replace"),
+        ("toy/1/weights.bin", "remove"),
+        ("toy/config.pbtxt", "replace"),
+        ("toy/config.pbtxt", "write"),
+    ],
+)
+def test_what_readers_see_is_made_anew_if_it_is_not_the_release_any_more(
+    store: FileStore, tmp_path: Path, path: str, change: str
+) -> None:
+    """An editor puts another file in the place of a link, so the release behind it is still whole."""
+    target = reader(tmp_path)
+    seen = pull(store, 1, target).folder / path
+    data = seen.read_bytes()
+    if change != "write":
+        seen.unlink()
+    if change != "remove":
+        seen.write_bytes(data.replace(b"toy", b"evil") + b"# edited\n")
+    assert pull(store, 1, target).changed
+    assert seen.read_bytes() == data
+    assert not pull(store, 1, target).changed
+
+
+def test_what_a_server_writes_beside_a_release_is_left_alone(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    cache = pull(store, 1, target).folder / "toy" / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_bytes(b"code")
+    assert not pull(store, 1, target).changed
+
+
+def test_what_was_put_into_a_fetched_release_is_not_served_with_it(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    pull(store, 1, target)
+    (fetched,) = (tmp_path / "reader" / "releases").iterdir()
+    samples.write(fetched / "repository", {"evil/config.pbtxt": 'name: "evil"', "evil/1/model.py": "x", "toy/1/more.py": "x"})
+    done = pull(store, 1, target)
+    assert sorted(os.listdir(done.folder)) == ["toy"]
+    assert sorted(os.listdir(done.folder / "toy" / "1")) == ["model.py", "weights.bin"]
+    assert not pull(store, 1, target).changed
+
+
+def test_a_damaged_manifest_in_the_readers_folder_is_written_anew_once(store: FileStore, tmp_path: Path) -> None:
+    target = reader(tmp_path)
+    pull(store, 1, target)
+    (manifest,) = (tmp_path / "reader" / "releases").glob("*/manifest.json")
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    manifest.write_text("{")
+    pull(store, 1, target)
+    assert manifest.read_bytes() == whole
+    assert not pull(store, 1, target).changed
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of files that are read to see whether they are still what was fetched."""
