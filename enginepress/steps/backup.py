@@ -16,7 +16,7 @@ is gone on with by the next one, and until that is through, the catalogue before
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,7 +73,8 @@ def backup(
         prune: remove releases from the backup that the store has no more.
 
     Raises:
-        StoreError: for a target that is something else than a backup of this store, a damaged release, a full disk.
+        StoreError: for a target that is something else than a backup of this store, a damaged release, a channel on a release
+            that is gone, a full disk.
         RegistryError: if MLflow cannot be reached, or has lost the model. Releases are in the backup then; the catalogue is
             the one before.
     """
@@ -122,7 +123,9 @@ def _backup_model(
     # Channels first: what they point to now was published before, so it is among the numbers.
     channels = {channel: _moves(store, model, channel, number) for channel, number in sorted(store.channels(model).items())}
     releases = {}
-    for number in store.numbers(model):
+    numbers = store.numbers(model)
+    _check_channels(store, model, channels, numbers)
+    for number in numbers:
         manifest = store.manifest(model, number)
         releases[number] = manifest.digest
         if copy_release(store, target, manifest, workspace, primary=store.url, progress=progress):
@@ -155,6 +158,17 @@ def _backup_model(
     done.channels = sorted(channels)
     done.registered = len(entries["versions"]) if entries is not None else None
     return done
+
+
+def _check_channels(store: Store, model: str, channels: Mapping[str, Sequence[Move]], numbers: Collection[int]) -> None:
+    """A catalogue with a channel that leads nowhere would be refused by `restore`, when it is too late."""
+    for channel, moves in channels.items():
+        if (number := moves[-1].release) not in numbers:
+            raise StoreError(
+                f"channel {channel} of {model} is on release {number}, which is not in the store, so no backup could bring it back",
+                where=store.url,
+                fix=f"point it to a release that is there: `enginepress promote {store.url}/{model} N --channel {channel}`",
+            )
 
 
 def _moves(store: Store, model: str, channel: str, number: int) -> list[Move]:

@@ -231,6 +231,19 @@ def test_named_models_alone_are_backed_up(site: Site, kept: FileStore, workspace
     assert [d.model for d in backup(site.store, kept, [MODEL], workspace=workspace)] == [MODEL]
 
 
+def test_a_channel_that_no_restore_could_bring_back_is_told_before_anything_is_copied(
+    site: Site, kept: FileStore, workspace: Workspace
+) -> None:
+    """Its release was deleted by hand; who mounts the store still reads it."""
+    shutil.rmtree(site.store.root / MODEL / "releases/3")
+    with pytest.raises(StoreError, match="candidate of tiny is on release 3, which is not in the store") as caught:
+        backup(site.store, kept, workspace=workspace)
+    assert f"`enginepress promote {site.store.url}/{MODEL} N --channel candidate`" in str(caught.value.fix)
+    assert not kept.root.exists()
+    activate(site.store, MODEL, "candidate", 2, who="ana", why="3 is gone")
+    assert backup(site.store, kept, workspace=workspace)[0].copied == [1, 2]
+
+
 # MLflow ---------------------------------------------------------------------------------------------------------------
 
 
