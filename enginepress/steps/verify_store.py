@@ -134,9 +134,9 @@ def _verify_model(store: Store, model: str, verdict: Verdict, trust: Trust | Non
         verdict.troubles += _records(store, model, number, where)
         signatures[number] = _signature(store, model, number, trust, where, verdict)
     verdict.troubles += [_foreign(store, model, stray) for stray in store.strays(model)]
-    for channel, number in store.channels(model).items():
+    for channel in store.channel_names(model):
         tell(f"{model} channel {channel}")
-        verdict.troubles += _channel(store, model, channel, number, numbers, whole)
+        verdict.troubles += _channel(store, model, channel, numbers, whole)
 
 
 def _signature(store: Store, model: str, number: int, trust: Trust | None, where: str, verdict: Verdict) -> SignatureState:
@@ -167,13 +167,15 @@ def _records(store: Store, model: str, number: int, where: str) -> Iterator[Trou
 # Channels -------------------------------------------------------------------------------------------------------------
 
 
-def _channel(store: Store, model: str, channel: str, number: int, numbers: list[int], whole: set[int]) -> Iterator[Trouble]:
+def _channel(store: Store, model: str, channel: str, numbers: list[int], whole: set[int]) -> Iterator[Trouble]:
     where, target = f"{model} channel {channel}", f"{store.url}/{model}"
     try:
-        store.channel(model, channel)
+        number = store.channel(model, channel)
     except EnginepressError as error:
         yield Trouble("channel", store.url, where, str(error), _fix(error, target))
         return
+    if number is None:
+        return  # it has gone meanwhile
     if number not in numbers:
         fix = f"point it to a release that is there: `enginepress promote {target} N --channel {channel}`"
         yield Trouble("channel", store.url, where, f"is on release {number}, which is not in the store", fix)

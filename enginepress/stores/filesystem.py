@@ -307,6 +307,9 @@ class FileStore(Store):
         found = links.resolved(self._folder(model), name)
         return found[0] if found is not None else None
 
+    def channel_names(self, model: str) -> list[str]:
+        return links.names(self._folder(model))
+
     def channels(self, model: str) -> dict[str, int]:
         folder = self._folder(model)
         found = {name: links.current(folder, name) for name in links.names(folder)}

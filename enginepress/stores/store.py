@@ -273,6 +273,10 @@ class Store(ABC):
         """The release that a channel points to, or None if there is no such channel. Raises StoreError if it dangles."""
 
     @abstractmethod
+    def channel_names(self, model: str) -> list[str]:
+        """What stands where channels do, sorted, whether or not it can be read."""
+
+    @abstractmethod
     def channels(self, model: str) -> dict[str, int]:
         """Every channel and the release that it names. Does not look whether it dangles: `channel` does."""
 

@@ -229,7 +229,7 @@ DAMAGE: dict[str, tuple[Callable[[S3Server], Any], str, str]] = {
         "releases/1.json",
     ),
     "bad record": (lambda s: put(s, "models/tiny/records/1/registration.json", b"{"), "record", "registration"),
-    "bad channel": (lambda s: put(s, "models/tiny/channels/production.json", b"{}"), "unreadable", "production"),
+    "bad channel": (lambda s: put(s, "models/tiny/channels/production.json", b"{}"), "channel", "production"),
     "dangling channel": (
         lambda s: put(s, "models/tiny/releases/2.json", b""),
         "channel",

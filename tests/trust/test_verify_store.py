@@ -77,7 +77,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "dangling channel": (lambda m: shutil.rmtree(os.path.realpath(m / "channels/production")), "channel", "which is gone"),
     "channel that is no link": (
         lambda m: ((m / "channels/production").unlink(), (m / "channels/production").mkdir()),
-        "unreadable",
+        "channel",
         "is not a channel",
     ),
     "release of a channel gone": (lambda m: shutil.rmtree(m / "releases/2"), "channel", "release 2, which is not in the store"),
@@ -130,6 +130,15 @@ def test_all_that_is_wrong_is_named_at_once(store: FileStore) -> None:
     for damage in ("changed byte", "bad record", "folder beside releases", "edited config of a channel"):
         DAMAGE[damage][0](model)
     assert sorted(t.kind for t in troubles(store)) == ["channel", "damaged", "foreign", "record"]
+
+
+def test_a_channel_that_cannot_be_read_hides_no_other(store: FileStore) -> None:
+    promote(store, "candidate", 1)
+    (store.root / MODEL / "channels/candidate").unlink()
+    (store.root / MODEL / "channels/candidate").write_text("1")
+    DAMAGE["edited config of a channel"][0](store.root / MODEL)
+    found = {t.where for t in troubles(store) if t.kind == "channel"}
+    assert found == {"tiny channel candidate", "tiny channel production"}
 
 
 def test_quick_sees_sizes_and_deep_sees_bytes(store: FileStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -334,16 +334,15 @@ class S3Store(Store):
 
     def channels(self, model: str) -> dict[str, int]:
         keys = self._keys(model)
-        names = sorted(self._channel_names(keys))
+        names = [check_channel(name) for name in self.channel_names(model)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = list(pool.map(lambda name: channels.read(self._client, keys, name).release, names))
         return {name: number for name, number in zip(names, found, strict=True) if number is not None}
 
-    def _channel_names(self, keys: ModelKeys) -> Iterable[str]:
-        for stored in self._client.listing(keys.channels):
-            name = stored.key.removeprefix(keys.channels)
-            if name.endswith(".json") and "/" not in name:
-                yield check_channel(name.removesuffix(".json"))
+    def channel_names(self, model: str) -> list[str]:
+        folder = self._keys(model).channels
+        names = (stored.key.removeprefix(folder) for stored in self._client.listing(folder))
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name)
 
     def activate(
         self,
