@@ -165,7 +165,7 @@ def _check_channels(store: Store, model: str, channels: Mapping[str, Sequence[Mo
     for channel, moves in channels.items():
         if (number := moves[-1].release) not in numbers:
             raise StoreError(
-                f"channel {channel} of {model} is on release {number}, which is not in the store, so no backup could bring it back",
+                f"channel {channel} of {model} is on release {number}, which is not in the store, so it could not be restored",
                 where=store.url,
                 fix=f"point it to a release that is there: `enginepress promote {store.url}/{model} N --channel {channel}`",
             )
