@@ -165,8 +165,9 @@ def prune(plans: Sequence[StorePlan], policy: Policy, on_removed: Callable[[Stor
 
 def _plan(store: Store, model: str, policy: Policy, needed: Mapping[int, Sequence[str]], now: float) -> StorePlan:
     numbers = store.numbers(model)
-    newest = set(numbers[-policy.keep :]) if policy.keep else set()
-    fates = []
+    # What cannot be read stays, and must not push the newest whole ones out.
+    whole: list[int] = []
+    found: list[tuple[int, str, int, list[str]]] = []
     for number in numbers:
         reasons = list(needed.get(number, ()))
         created, size = "", 0
@@ -178,13 +179,14 @@ def _plan(store: Store, model: str, policy: Policy, needed: Mapping[int, Sequenc
                 reasons.append("young")
             elif age < policy.grace:
                 reasons.append("just published")
+            whole.append(number)
         except StoreError as error:
             if number not in store.numbers(model):
                 continue  # another prune was faster
             reasons.append(f"damaged: {error.message}")
-        if number in newest:
-            reasons.append("new")
-        fates.append(Fate(number, created, size, tuple(reasons)))
+        found.append((number, created, size, reasons))
+    newest = set(whole[-policy.keep :]) if policy.keep else set()
+    fates = [Fate(n, created, size, (*reasons, *(("new",) if n in newest else ()))) for n, created, size, reasons in found]
     return StorePlan(store, model, tuple(fates), store.freed(model, [f.release for f in fates if not f.kept]))
 
 

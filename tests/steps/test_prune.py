@@ -111,6 +111,16 @@ def test_a_release_that_cannot_be_read_stays_and_says_so(tmp_path: Path, source:
     assert going(store, Policy(keep=1)) == [2]
 
 
+def test_a_release_that_cannot_be_read_is_none_of_the_newest(tmp_path: Path, source: Path) -> None:
+    store = filled(tmp_path / "store", source, 4)
+    path = store.root / MODEL / "releases/4/manifest.json"
+    path.chmod(0o644)
+    path.write_text("{")
+    (store.root / MODEL / "releases/9").write_text("what somebody left there")
+    assert going(store, Policy(keep=2)) == [1]
+    assert reasons(store, Policy(keep=1))[3] == ("new",)
+
+
 @pytest.mark.parametrize("damage", ["history", "channel"])
 def test_a_damaged_channel_stops_everything_since_nobody_knows_what_it_needs(tmp_path: Path, source: Path, damage: str) -> None:
     store = filled(tmp_path / "store", source, 3)
