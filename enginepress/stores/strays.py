@@ -44,7 +44,7 @@ def _model_strays(root: Path) -> Iterator[str]:
     for name in _names(root / "releases"):
         if not _NUMBER.fullmatch(name):
             yield f"releases/{name}"
-        elif (root / "releases" / name).is_dir():
+        elif (root / "releases" / name).is_dir() and not (root / "releases" / name).is_symlink():
             yield from _others(root, f"releases/{name}", _RELEASE_ENTRIES)
             records = f"releases/{name}/records"
             yield from (f"{records}/{r}" for r in _names(root / records) if not r.endswith(".json"))

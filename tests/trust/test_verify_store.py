@@ -141,6 +141,13 @@ def test_a_channel_that_cannot_be_read_hides_no_other(store: FileStore) -> None:
     assert found == {"tiny channel candidate", "tiny channel production"}
 
 
+def test_a_link_in_the_place_of_a_release_is_named_and_not_followed(store: FileStore) -> None:
+    (store.root / MODEL / "releases/9").symlink_to("/etc")
+    (found,) = troubles(store)
+    assert (found.kind, found.where) == ("damaged", "tiny release 9")
+    assert "is a symbolic link" in found.message
+
+
 def test_quick_sees_sizes_and_deep_sees_bytes(store: FileStore) -> None:
     path = store.root / MODEL / PART
     overwrite(path, bytes(reversed(path.read_bytes())))
