@@ -36,6 +36,8 @@ from enginepress.stores.history import Move
 from enginepress.stores.store import Progress, Store
 from enginepress.workspace import Workspace
 
+DAMAGED = "restore it from another store or a backup, or remove it with `enginepress prune` if nobody needs it"
+
 
 @dataclass
 class Copied:
@@ -226,15 +228,20 @@ def copy_release(
             )
         return False
     with _folder(store, model, number, workspace) as folder:
-        target.publish(
-            model,
-            place=lambda n: Placement(n, {}, {entry.path: folder / entry.path for entry in manifest.files}),
-            describe=lambda _number, _files: manifest,
-            number=number,
-            primary=primary,
-            expected={folder / entry.path: entry.sha256 for entry in manifest.files},
-            progress=progress,
-        )
+        try:
+            target.publish(
+                model,
+                place=lambda n: Placement(n, {}, {entry.path: folder / entry.path for entry in manifest.files}),
+                describe=lambda _number, _files: manifest,
+                number=number,
+                primary=primary,
+                expected={folder / entry.path: entry.sha256 for entry in manifest.files},
+                progress=progress,
+            )
+        except StoreError as error:
+            if error.where is None or not Path(error.where).is_relative_to(folder):
+                raise
+            raise StoreError(error.message, where=error.where, fix=DAMAGED) from None
     if target.manifest_bytes(model, number) != text:
         raise StoreError(
             f"the manifest of release {number} of {model} has other bytes there, so its signature does not hold",
@@ -261,7 +268,7 @@ def _folder(store: Store, model: str, number: int, workspace: Workspace) -> Iter
             raise StoreError(
                 f"release {number} of {model} is damaged: {different[0]}",
                 where=store.location(model, number),
-                fix="restore it from another store or a backup, or remove it with `enginepress prune` if nobody needs it",
+                fix=DAMAGED,
             )
         yield own
         return

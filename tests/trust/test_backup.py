@@ -360,8 +360,9 @@ def test_a_damaged_release_is_not_backed_up_and_a_damaged_backup_not_restored(
         data = path.read_bytes()
         path.unlink()  # releases share files
         path.write_bytes(data[::-1])
-    with pytest.raises(StoreError, match="sha256"):
+    with pytest.raises(StoreError, match="sha256") as caught:
         backup(site.store, FileStore(kept.root.with_name("second")), workspace=workspace)
+    assert "restore it from another store or a backup" in str(caught.value.fix)
     with pytest.raises(StoreError, match="sha256"):
         restore(kept, fresh, workspace=workspace, registry=None)
     assert fresh.numbers(MODEL) == [1], "what is whole is there, and nobody takes it for all: the backup gives the numbers"
