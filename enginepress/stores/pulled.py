@@ -132,6 +132,7 @@ class PulledFolder:
         with store_errors("pulling a release", where=self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with Lock(self.folder / ".lock", about=f"pulling into {self.folder}", on_wait=on_wait):
+                self._check_link()
                 now = self.current()
                 if now is None or now.name != name or not self._is_placed_for_us(now):
                     release = self._release(name, manifest, fetch, progress)
@@ -139,6 +140,11 @@ class PulledFolder:
                 with contextlib.suppress(OSError):
                     self._clean()
                 return now
+
+    def _check_link(self) -> None:
+        if os.path.lexists(self.current_link) and not self.current_link.is_symlink():
+            fix = "move it away, or name another folder with --to"
+            raise StoreError("stands where a link to the release belongs", where=str(self.current_link), fix=fix)
 
     def _is_placed_for_us(self, pulled: Pulled) -> bool:
         """Whether its paths start where readers see it now, its release is whole, as far as files were touched, and shown."""

@@ -295,6 +295,16 @@ def test_a_readers_folder_in_the_store_itself_is_refused(store: FileStore, tmp_p
     assert store.strays() == store.strays("toy") == store.verify("toy", 1) == []
 
 
+def test_a_folder_that_stands_where_the_link_belongs_is_named_before_anything_is_fetched(
+    store: FileStore, tmp_path: Path
+) -> None:
+    (tmp_path / "reader" / "current" / "toy").mkdir(parents=True)
+    with pytest.raises(StoreError, match="stands where a link to the release belongs") as caught:
+        pull(store, 2, reader(tmp_path))
+    assert "--to" in str(caught.value.fix)
+    assert not (tmp_path / "reader" / "releases").exists()
+
+
 def test_a_channel_that_is_not_there_is_named_with_those_that_are(store: FileStore) -> None:
     promote(store, "toy", 2)
     with pytest.raises(StoreError) as caught:
