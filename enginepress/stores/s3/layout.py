@@ -110,5 +110,10 @@ def fresh_name(number: int) -> str:
     return f"{number}-{uuid.uuid4().hex[:8]}"
 
 
+def hoped_for(name: str) -> int:
+    """The release number for which a repository got its name."""
+    return int(name.partition("-")[0])
+
+
 def is_repository_name(text: str) -> bool:
     return bool(_REPOSITORY.fullmatch(text))

@@ -29,7 +29,7 @@ from enginepress.json_text import json_value
 from enginepress.process import is_gone, kernel, process_start
 from enginepress.sources import Interrupted
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
-from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, fresh_name, is_repository_name
+from enginepress.stores.s3.layout import REPOSITORY, ModelKeys, fresh_name, hoped_for, is_repository_name
 from enginepress.stores.s3.probe import Guarantees
 
 BEAT_SECONDS = 60.0
@@ -55,7 +55,7 @@ class Note:
     @property
     def number(self) -> int:
         """The release number that it hopes for."""
-        return int(self.name.partition("-")[0])
+        return hoped_for(self.name)
 
     def is_dead(self, now: datetime) -> bool:
         if self.owner in _mine:
@@ -170,14 +170,15 @@ class Publisher:
         """After the commit: removes our notes, and what is left of ours and of dead publishers."""
         self._stop.set()
         for name in self._spent:
-            remove_repository(self._client, self._keys, name)
+            # Who took us for dead, or was dead itself, may have committed it all the same.
+            settle(self._client, self._keys, name)
         for upload in self._client.uploads(self._keys.repository(self.name)):
             self._client.abort(upload.key, upload.id)  # begun by an attempt whose answer was lost
         self._client.delete(self._keys.publisher(self.name))
         for note in self.dead:
             # Only below a number that is taken can nobody commit any more.
             if note.number <= committed and self._take(note):
-                settle(self._client, self._keys, note)
+                settle(self._client, self._keys, note.name)
 
     def sweep(self, committed: int) -> None:
         """Removes what dead publishers left for numbers up to this one, all of which are taken."""
@@ -191,7 +192,7 @@ class Publisher:
             notes, now = read_notes(self._client, self._keys, own=clock)
             for note in notes:
                 if note.number <= committed and note.is_dead(now) and self._take(note):
-                    settle(self._client, self._keys, note)
+                    settle(self._client, self._keys, note.name)
         finally:
             self._client.delete(self._keys.publisher(clock))
             _mine.discard(self._owner)
@@ -289,25 +290,25 @@ def _note(client: StoreClient, keys: ModelKeys, name: str) -> Note | None:
 # What is left over ----------------------------------------------------------------------------------------------------
 
 
-def settle(client: StoreClient, keys: ModelKeys, note: Note) -> bool:
-    """Removes a dead publisher's repository, unless it was committed, and its note. Whether a repository was removed.
+def settle(client: StoreClient, keys: ModelKeys, name: str) -> bool:
+    """Removes a repository at which nobody works any more, unless it was committed, and its note. Whether it was removed.
 
     A dead remover's is committed until its manifest is empty; then its records go as well.
     """
-    removed = False
+    number, removed = hoped_for(name), False
     try:
-        text, manifest = client.get(keys.manifest(note.number))
-        committed = bool(text) and manifest.metadata.get(REPOSITORY) == note.name
+        text, manifest = client.get(keys.manifest(number))
+        committed = bool(text) and manifest.metadata.get(REPOSITORY) == name
         removed = not text
     except Missing:
         text, committed = b"", False
     if committed:
-        client.delete(keys.publisher(note.name))
+        client.delete(keys.publisher(name))
         return False
     if removed:
-        client.delete_all([s.key for s in client.listing(keys.records(note.number))])
-    forget_hints(client, read_hints(client, keys, note.name), text)
-    remove_repository(client, keys, note.name)
+        client.delete_all([s.key for s in client.listing(keys.records(number))])
+    forget_hints(client, read_hints(client, keys, name), text)
+    remove_repository(client, keys, name)
     return True
 
 

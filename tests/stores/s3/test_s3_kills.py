@@ -234,6 +234,62 @@ def test_a_living_publisher_is_left_alone_and_a_sleeping_one_cannot_commit_what_
     assert leftovers(server) == []
 
 
+def test_a_commit_that_was_on_its_way_when_its_publisher_was_killed_keeps_its_files(
+    server: S3Server, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may carry it out after somebody has gone on with the same repository and is about to commit it."""
+    on_its_way: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    victim, next_one = a_store(), a_store()
+
+    def killed(operation: str, at: str, **query: Any) -> Any:
+        if on_its_way:
+            raise Killed
+        if at.endswith("/releases/1.json"):
+            on_its_way.append(((operation, at), query))
+            raise Killed
+        return ask(operation, at, **query)
+
+    def overtaken(operation: str, at: str, **query: Any) -> Any:
+        if operation == "put_object" and at.endswith("/releases/1.json") and on_its_way:
+            arguments, late = on_its_way.pop()
+            a_store()._client._once(*arguments, **late)
+        return go_on(operation, at, **query)
+
+    ask, go_on = victim._client._once, next_one._client._once
+    monkeypatch.setattr(victim._client, "_once", killed)
+    with pytest.raises(Killed):
+        publish(victim, source, key("killed"))
+    monkeypatch.setattr(next_one._client, "_once", overtaken)
+    assert publish(next_one, source, key("next")).release == 2
+    store = a_store()
+    assert [store.manifest(MODEL, n).build_key for n in store.numbers(MODEL)] == [key("killed"), key("next")]
+    assert [store.verify(MODEL, n) for n in store.numbers(MODEL)] == [[], []]
+    assert leftovers(server) == []
+
+
+def test_a_publisher_that_slept_while_another_finished_its_work_leaves_that_release_whole(
+    server: S3Server, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from enginepress.stores.s3 import publishers
+
+    sleeper = a_store()
+    put = sleeper._client.put
+
+    def asleep(at: str, *arguments: Any, **more: Any) -> str:
+        if at.endswith("/releases/1.json") and not a_store().numbers(MODEL):
+            with monkeypatch.context() as patch:
+                patch.setattr(publishers, "ABANDONED_SECONDS", -1.0)
+                patch.setattr(publishers, "_mine", set())
+                assert publish(a_store(), source, key("awake")).release == 1
+        return put(at, *arguments, **more)
+
+    monkeypatch.setattr(sleeper._client, "put", asleep)
+    assert publish(sleeper, source, key("asleep")).release == 2
+    store = a_store()
+    assert [store.verify(MODEL, n) for n in store.numbers(MODEL)] == [[], []]
+    assert leftovers(server) == []
+
+
 @pytest.mark.slow
 def test_processes_that_are_really_killed(server: S3Server, tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", weights=b"w" * 100_000)
