@@ -50,6 +50,10 @@ class Copy:
     target: Path
 
 
+class _BrokenOff(Exception):
+    """Another file could not be copied, or whoever asked for it goes."""
+
+
 def copy_all(copies: Sequence[Copy], progress: Progress | None) -> list[FileEntry]:
     """Copies files side by side, the biggest first, read-only, not yet synced.
 
@@ -70,16 +74,23 @@ def copy_all(copies: Sequence[Copy], progress: Progress | None) -> list[FileEntr
             with told:
                 progress(count)
 
+    failed: list[BaseException] = []
+
     def one(copy: Copy) -> FileEntry:
         try:
             return _copy(copy, stop, tell)
-        except BaseException:
+        except _BrokenOff:
+            raise
+        except BaseException as error:
+            failed.append(error)
             stop.set()
             raise
 
     by_size = sorted(copies, key=lambda c: c.source.stat().st_size, reverse=True)
     try:
         done = {entry.path: entry for entry in side_by_side(one, by_size)}
+    except _BrokenOff:
+        raise failed[0] from None
     except BaseException:
         stop.set()
         raise
@@ -117,7 +128,7 @@ def _copy(copy: Copy, stop: threading.Event, tell: Progress) -> FileEntry:
         buffer = memoryview(bytearray(max(1, min(BLOCK_BYTES, length))))
         while count := reader.readinto(buffer):
             if stop.is_set():
-                raise OSError("broken off, since another file could not be copied")
+                raise _BrokenOff
             digest.update(buffer[:count])
             written = 0
             while written < count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,6 +223,15 @@ def test_one_file_that_cannot_be_copied_ends_all(tmp_path: Path) -> None:
     copies = [copying.Copy(n, tmp_path / n, tmp_path / f"to-{n}") for n in ("good", "bad")]
     with pytest.raises(OSError, match="Is a directory"):
         copying.copy_all(copies, None)
+
+
+def test_the_error_is_that_of_the_file_that_could_not_be_copied_and_not_of_those_that_were_broken_off(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(4 * copying.BLOCK_BYTES))
+    (tmp_path / "small").write_bytes(b"small")
+    (tmp_path / "to-small").write_bytes(b"in the way")
+    copies = [copying.Copy(n, tmp_path / n, tmp_path / f"to-{n}") for n in ("large", "small")]
+    with pytest.raises(FileExistsError):
+        copying.copy_all(copies, lambda _count: time.sleep(0.2))
 
 
 # The index ----------------------------------------------------------------------------------------------------------------
