@@ -27,6 +27,7 @@ from types import EllipsisType
 from enginepress.errors import StoreError
 from enginepress.files import check_relative, make_folders, newest_ns, remove_tree, sync_folder, sync_tree
 from enginepress.manifest import utc_now
+from enginepress.names import CHANNEL_NAME, name_trouble
 from enginepress.repository import Placement
 from enginepress.stores.copying import Copy, copy_all
 from enginepress.stores.history import Move, append_move, read_moves, write_moves
@@ -98,10 +99,10 @@ def resolved(folder: ModelFolder, channel: str) -> tuple[int, Path] | None:
 
 
 def names(folder: ModelFolder) -> list[str]:
-    """The channels that there are, sorted."""
+    """The channels that there are, sorted. What no channel may be called is a stray (`enginepress.stores.strays`)."""
     with store_errors("reading the store", where=folder.channels):
         try:
-            return sorted(n for n in os.listdir(folder.channels) if not n.startswith("."))
+            return sorted(n for n in os.listdir(folder.channels) if not name_trouble(n, CHANNEL_NAME))
         except FileNotFoundError:
             return []
 
@@ -132,6 +133,7 @@ def activate(
             _check_expected(folder, channel, before, expect)
         target = folder.activations / activation.name
         folder.check_real(target)
+        folder.check_real(folder.history(channel))
         placement = place(f"{reader_root}/{folder.model}/activations/{activation.name}")
         if placement.number != number:
             raise StoreError(f"was placed as {placement.number} and cannot be activated as release {number}", where=str(target))
@@ -180,6 +182,7 @@ def restore(folder: ModelFolder, channel: str, moves: Sequence[Move], place: Pla
             )
         target = folder.activations / activation.name
         folder.check_real(target)
+        folder.check_real(folder.history(channel))
         remove_tree(target)
         _write(target, place(f"{reader_root}/{folder.model}/activations/{activation.name}"), folder=folder, newer_than=None)
         write_moves(folder.history(channel), [*moves[:-1], replace(last, activation=activation.name)])
@@ -276,6 +279,8 @@ def _point(folder: ModelFolder, fresh: Path, activation: Activation, before: Act
 def sweep(folder: ModelFolder, channel: str) -> None:
     """Removes activations that killed movers left: made, and never pointed to."""
     with folder.lock(f"channel-{channel}", about=f"tidying channel {channel} of {folder.model}"):
+        for part in (folder.activations, folder.history(channel)):
+            folder.check_real(part)
         now = current(folder, channel)
         moves = read_moves(folder.history(channel), current=now.name if now is not None else None)
         _remove_unused_links(folder, channel)

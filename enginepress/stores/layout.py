@@ -131,7 +131,9 @@ class ModelFolder:
         return self.path / "history" / f"{channel}.jsonl"
 
     def lock(self, name: str, *, about: str) -> Lock:
-        return Lock(self.path / ".locks" / f"{name}.json", about=about)
+        path = self.path / ".locks" / f"{name}.json"
+        self.check_real(path)
+        return Lock(path, about=about)
 
     # Numbers --------------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ def publish(
             tree.fill(folder, expected or {}, progress)
             while True:
                 manifest = tree.describe(folder.model, wanted, describe)
-                if commit_folder(tree.root, folder.release(wanted)):
+                if (number or not _was_given(folder, wanted)) and commit_folder(tree.root, folder.release(wanted)):
                     break
                 if number is not None:
                     raise _taken(folder, number)
@@ -80,6 +80,11 @@ def check_publishable(folder: ModelFolder, *, allots: bool) -> None:
         for written in (folder.partial, folder.releases):
             folder.check_real(written)
             check_writable(written)
+
+
+def _was_given(folder: ModelFolder, number: int) -> bool:
+    """Whether a release had this number, though it may be gone: it came and was removed while ours was being copied."""
+    return bool(folder.description()["last"] >= number)
 
 
 def _check_turn(folder: ModelFolder, number: int | None) -> None:

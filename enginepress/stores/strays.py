@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from enginepress.names import CHANNEL_NAME, name_trouble
 from enginepress.stores.layout import store_errors
 
 _MODEL_ENTRIES = {"model.json", "index.txt", "releases", "channels", "activations", "history", ".partial", ".locks"}
@@ -50,7 +51,9 @@ def _model_strays(root: Path) -> Iterator[str]:
             yield from (f"{records}/{r}" for r in _names(root / records) if not r.endswith(".json"))
     yield from (f"activations/{n}" for n in _names(root / "activations") if not _ACTIVATION.fullmatch(n))
     yield from (f"history/{n}" for n in _names(root / "history") if not n.endswith(".jsonl"))
-    yield from (f"channels/{n}" for n in _names(root / "channels") if not (root / "channels" / n).is_symlink())
+    for name in _names(root / "channels"):
+        if name_trouble(name, CHANNEL_NAME) or not (root / "channels" / name).is_symlink():
+            yield f"channels/{name}"
 
 
 def _others(root: Path, folder: str, known: set[str]) -> Iterator[str]:

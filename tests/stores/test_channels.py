@@ -222,6 +222,16 @@ def test_a_folder_in_place_of_a_channel_is_named(three: FileStore) -> None:
         promote(three, "production", 1)
 
 
+def test_what_no_channel_may_be_called_is_a_stray_and_keeps_nobody_from_moving(three: FileStore) -> None:
+    promote(three, "production", 1)
+    (three.root / MODEL / "channels/Not one").symlink_to("../activations/production-1-00000000")
+    promote(three, "production", 2)
+    three.remove(MODEL, 3)
+    three.sweep(MODEL)
+    assert three.channels(MODEL) == {"production": 2}
+    assert three.strays(MODEL) == ["channels/Not one"]
+
+
 # History --------------------------------------------------------------------------------------------------------------
 
 

@@ -91,3 +91,37 @@ def test_a_pipe_in_a_store_is_refused_and_not_waited_for(store: FileStore, sourc
         known = {source / e.path: e.sha256 for e in hash_folder(source)}
         number = publish(store, source, key("b"), expected=known).release
         assert store.verify(MODEL, number) == [], "it is not linked either"
+
+
+LINKED = {
+    "promote": [".locks", "activations", "channels", "history", "history/production.jsonl"],
+    "sweep": [".locks", "activations", "channels", "history", "history/production.jsonl"],
+    "remove": [".locks", "channels"],
+}
+
+
+@pytest.mark.parametrize(("work", "part"), [(work, part) for work, parts in LINKED.items() for part in parts])
+def test_a_link_in_place_of_what_moves_and_removals_write_is_refused(
+    store: FileStore, source: Path, tmp_path: Path, work: str, part: str
+) -> None:
+    for name in "abc":
+        publish(store, source, key(name))
+    for number in (1, 2):
+        promote(store, "production", number)
+    path, outside = store.root / MODEL / part, tmp_path / "outside"
+    if path.is_dir():
+        path.rename(store.root / "away")
+        (outside / "production-1-01234567").mkdir(parents=True)
+    else:
+        path.unlink()
+        outside.write_text("")
+    path.symlink_to(outside)
+    with pytest.raises(StoreError, match="is a symbolic link") as caught:
+        {
+            "promote": lambda: promote(store, "production", 3),
+            "sweep": lambda: store.sweep(MODEL),
+            "remove": lambda: store.remove(MODEL, 1),
+        }[work]()
+    assert caught.value.where == str(path)
+    left = list(outside.iterdir()) if outside.is_dir() else outside.read_text()
+    assert left in ([outside / "production-1-01234567"], "")

@@ -188,6 +188,20 @@ def test_who_comes_second_is_placed_again_and_its_files_are_moved_not_copied(sto
     assert b"versions: [2]" in (store.repository(MODEL, 2) / "tiny/config.pbtxt").read_bytes()
 
 
+def test_a_number_whose_release_came_and_went_while_another_was_copied_is_not_given_again(store: FileStore, source: Path) -> None:
+    place = placed(source)
+
+    def overtaken(number: int) -> Placement:
+        if number == 1:
+            publish(store, source, key("faster"))
+            store.remove(MODEL, 1)
+        return place(number)
+
+    published = store.publish(MODEL, place=overtaken, describe=lambda n, files: manifest(n, files, key("slower")))
+    assert (published.release, store.numbers(MODEL)) == (2, [2])
+    assert store.verify(MODEL, 2) == []
+
+
 def test_a_store_that_follows_takes_the_given_number_or_refuses(store: FileStore, source: Path) -> None:
     assert publish(store, source, number=7, primary="file:///first").release == 7
     with pytest.raises(StoreError, match="another release 7"):
