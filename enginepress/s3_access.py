@@ -93,6 +93,9 @@ def explained(error: Exception, where: str, words: Words) -> Exception:
     if isinstance(error, (e.BotoCoreError, ValueError)):
         fix = f"check {words.fields}.endpoint and {words.fields}.region"
         return words.kind(f"cannot be asked for: {text}", where=where, fix=fix)
+    if isinstance(error, RecursionError):  # boto3 looks for the bucket's region, and is sent elsewhere with that, too
+        fix = f"check {words.fields}.endpoint (http or https?) and {words.fields}.region"
+        return words.kind("the server sends every request elsewhere (a redirect)", where=where, fix=fix)
     return error
 
 

@@ -24,15 +24,22 @@ BLOCK = 256 * 1024
 T = TypeVar("T")
 
 
-class Missing(Exception):
+class Outcome(StoreError):
+    """What callers tell apart. Where nobody expects it (a listing that is not there, of a server that is none) it is an error."""
+
+    def __init__(self, message: str = "the server refuses it", *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(message, where=where, fix=fix)
+
+
+class Missing(Outcome):
     """There is no such object or upload."""
 
 
-class Unmet(Exception):
+class Unmet(Outcome):
     """A conditional write found another state than it was meant for (412), or lost against one at the same time (409)."""
 
 
-class Unsupported(Exception):
+class Unsupported(Outcome):
     """The server does not know this request (501), or not with this header."""
 
 
@@ -328,7 +335,8 @@ class StoreClient:
         try:
             return getattr(boto, operation)(Bucket=self.bucket, **query)
         except Exception as error:
-            raise _outcome(error, self.where(key), conditional=bool(query.keys() & _CONDITIONS)) from None
+            conditional, there = bool(query.keys() & _CONDITIONS), named and operation not in _MAKING
+            raise _outcome(error, self.where(key), conditional=conditional, there=there) from None
 
     def _boto(self, signed: bool | None) -> Any:
         """boto3's client, for who was asking when it was first needed."""
@@ -339,25 +347,41 @@ class StoreClient:
 
 
 _DIGESTS = {"ContentMD5", "ChecksumSHA256", "ChecksumCRC32"}
+_MAKING = {"put_object", "create_multipart_upload"}
 _CONDITIONS = {"IfMatch", "IfNoneMatch", "CopySourceIfMatch"}
 
 
-def _outcome(error: Exception, where: str, *, conditional: bool) -> Exception:
-    """What callers tell apart, else what `explained` says."""
+def _outcome(error: Exception, where: str, *, conditional: bool, there: bool) -> Exception:
+    """What callers tell apart, else what `explained` says.
+
+    Args:
+        there: the request is about one object or upload, so that 404 says something of that and not of the server.
+    """
     response = getattr(error, "response", None)
+    told = explained(error, where, WORDS)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = str(response.get("Error", {}).get("Code", ""))
         if status == 404 and code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
-            return Unmet(code) if conditional and code != "NoSuchKey" else Missing(code)
+            kind = Unmet if conditional and code != "NoSuchKey" else Missing
+            return _as(kind, told) if there else _unknown(kind, status, code, where)
         lost = status == 409 and code in ("ConditionalRequestConflict", "OperationAborted")
         if conditional and (status == 412 or lost):
-            return Unmet(code)
+            return _as(Unmet, told)
         if lost:
             return Interrupted(f"it answers with status {status} {code}")
         if status == 501 or code == "NotImplemented":
-            return Unsupported(code)
-    return explained(error, where, WORDS)
+            return _unknown(Unsupported, status, code, where)
+    return told
+
+
+def _as(kind: type[Outcome], told: Exception) -> Outcome:
+    return kind(told.message, where=told.where, fix=told.fix) if isinstance(told, StoreError) else kind(str(told))
+
+
+def _unknown(kind: type[Outcome], status: int, code: str, where: str) -> Outcome:
+    fix = "is it an S3 server? Check stores.endpoint (or AWS_ENDPOINT_URL)"
+    return kind(f"the server does not know this request (status {status} {code})", where=where, fix=fix)
 
 
 def _etag(answer: Mapping[str, Any]) -> str:

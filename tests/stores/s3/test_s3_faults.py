@@ -119,6 +119,33 @@ def test_what_does_not_pass_is_said_with_what_to_do(server: S3Server, source: Pa
     assert leftovers(server) == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        (_error(501, "NotImplemented", times=-1), "does not know this request"),
+        (_error(404, "NoSuchKey", times=-1), "does not know this request"),
+        (Fault("*", status=404, body=b"<html><body>nginx", times=-1), "does not know this request"),
+        (Fault("*", status=301, body=b"<html><body>moved", times=-1), "sends every request elsewhere"),
+    ],
+    ids=["501", "404", "a web server", "http instead of https"],
+)
+def test_what_is_no_s3_server_is_said_to_who_reads_and_to_who_writes(
+    server: S3Server, source: Path, tmp_path: Path, fault: Fault, problem: str
+) -> None:
+    server.faults.append(fault)
+    works = [
+        lambda: a_store().models(),
+        lambda: a_store().numbers(MODEL),
+        lambda: publish(a_store(), source),
+        lambda: promote(a_store(), "production", 1),
+        lambda: a_store().fetch(MODEL, 1, tmp_path / "out"),
+    ]
+    for work in works:
+        with pytest.raises(StoreError, match=problem) as caught:
+            work()
+        assert "stores.endpoint" in str(caught.value.fix)
+
+
 def test_wrong_credentials_are_named_and_no_secret_is(server: S3Server, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret")
     with pytest.raises(StoreError, match="does not accept these credentials") as caught:
