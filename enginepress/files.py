@@ -10,16 +10,17 @@ import contextlib
 import errno
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from enginepress.canonical import json_digest
-from enginepress.errors import EnginepressError, UnsafePathError
+from enginepress.errors import EnginepressError, UnsafePathError, UsageError
 
 CHUNK_BYTES = 8 * 1024 * 1024
 _HASH_BYTES = 512 * 1024  # stays in the core's cache between reading and hashing
@@ -126,6 +127,27 @@ def make_folders(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):  # by somebody else just now, who may not have synced it yet
             path.mkdir()
         sync_folder(path.parent)
+
+
+def user_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for caches. An empty HOME, as a service or a cron job may have, is none: its `~` is the root folder.
+
+    Raises:
+        UsageError: if nobody knows where this user is at home.
+    """
+    if cache := environment.get("XDG_CACHE_HOME"):
+        return Path(cache)
+    home = environment.get("HOME")
+    if not home:
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            raise UsageError(
+                "is not set, and this user has no home folder, so there is no place for a workspace",
+                where="HOME",
+                fix="set HOME, or name a workspace with -w (or ENGINEPRESS_WORKSPACE)",
+            ) from None
+    return Path(home, ".cache")
 
 
 def nearest_folder(folder: Path) -> Path:

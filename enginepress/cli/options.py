@@ -21,8 +21,9 @@ Command = Callable[..., Any]
 
 def default_workspace() -> str:
     """`$ENGINEPRESS_WORKSPACE`, or a folder in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.environ.get("ENGINEPRESS_WORKSPACE") or os.path.join(cache, "enginepress")
+    from enginepress.files import user_cache
+
+    return os.environ.get("ENGINEPRESS_WORKSPACE") or str(user_cache() / "enginepress")
 
 
 def _named_workspace(ctx: click.Context, param: click.Parameter, value: str) -> str:

@@ -19,7 +19,7 @@ import enginepress
 from enginepress.canonical import json_digest, sha256_hex
 from enginepress.compile_options import CompileOptions
 from enginepress.errors import UsageError
-from enginepress.files import write_atomic
+from enginepress.files import user_cache, write_atomic
 from enginepress.run.compiled import compile_pipeline
 
 _KINDS = {
@@ -148,7 +148,7 @@ def kind_in_words(kind: str) -> str:
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")) / "enginepress" / "compiled"
+    return user_cache() / "enginepress" / "compiled"
 
 
 def _key(pipeline: str, options: CompileOptions) -> str:

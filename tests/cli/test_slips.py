@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
 
+from enginepress.cli.options import default_workspace
 from enginepress.cli.summary import _reachable
 from enginepress.errors import StoreError, UsageError
 from enginepress.recipe import Recipe
@@ -31,6 +34,19 @@ def test_an_empty_workspace_is_not_the_folder_that_one_stands_in(
     assert done.returncode == 2
     assert "names no folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_home_is_not_the_root_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "ENGINEPRESS_WORKSPACE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "")
+    assert default_workspace() == f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/enginepress"
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    with pytest.raises(UsageError, match="HOME: is not set") as caught:
+        default_workspace()
+    assert "-w" in (caught.value.fix or "")
+    monkeypatch.setenv("ENGINEPRESS_WORKSPACE", "/srv/workspace")
+    assert default_workspace() == "/srv/workspace"
 
 
 @pytest.mark.parametrize("url", ["s3://", "ftp://host/models"])

@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from enginepress.files import user_cache
+
 VARIABLE = "ENGINEPRESS_TIMING_CACHE"
 
 
@@ -27,7 +29,7 @@ def timing_cache(output: Path, *, gpu: str, sm: str, tensorrt: str, environment:
     elif output.parent.parent.name == "partial":
         folder = output.parent.parent.parent / "timings"
     else:
-        folder = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enginepress" / "timings"
+        folder = user_cache(environment) / "enginepress" / "timings"
     return folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", f"{gpu}-sm{sm}-tensorrt-{tensorrt}") + ".cache")
 
 
