@@ -31,6 +31,7 @@ def examine_stores(recipe: Recipe, workspace: Workspace, repair: bool) -> Iterat
     for store in (primary, *others):
         yield _whole(store, recipe.name)
         yield from _strays(store, recipe.name, repair)
+        yield from _takes_releases(store, recipe.name, allots=store is primary)
     yield from _own_channels(primary, recipe, repair)
     for store in others:
         yield from _agreement(primary, store, recipe.name)
@@ -87,6 +88,21 @@ def _strays(store: Store, name: str, repair: bool) -> Iterator[Finding]:
             )
     except EnginepressError as error:
         yield Finding("error", what, str(error), error.fix)
+
+
+def _takes_releases(store: Store, name: str, *, allots: bool) -> Iterator[Finding]:
+    """Whether it would take a release, which is no error for who only reads it, and what its server guarantees."""
+    what = f"store {store.url}"
+    try:
+        store.numbers(name)
+    except EnginepressError:
+        return  # told already
+    try:
+        store.check_publishable(name, allots=allots)
+        if promises := store.promises():
+            yield Finding("ok", what, "; ".join(promises))
+    except EnginepressError as error:
+        yield Finding("warning", what, f"no run could publish there: {error}", error.fix)
 
 
 # Between stores -------------------------------------------------------------------------------------------------------

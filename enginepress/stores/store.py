@@ -165,6 +165,10 @@ class Store(ABC):
         """What can still be written; None where nobody can tell. Raises StoreError if the place cannot be looked at."""
         return None
 
+    def promises(self) -> list[str]:
+        """What holds here, for people, where stores of a kind differ in that. Raises StoreError if nobody can tell."""
+        return []
+
     def check_removable(self) -> None:  # noqa: B027
         """Raises StoreError for what would refuse every removal."""
 
@@ -274,7 +278,7 @@ class Store(ABC):
 
     @abstractmethod
     def channel_names(self, model: str) -> list[str]:
-        """What stands where channels do, sorted, whether or not it can be read."""
+        """What stands where channels do and is called as one may be, sorted, whether or not it can be read."""
 
     @abstractmethod
     def channels(self, model: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,6 +265,16 @@ def findings(place: Place, *, repair: bool = False) -> list[tuple[str, str, str]
 
 def test_doctor_finds_nothing_where_all_agree(place: Place) -> None:
     assert findings(place) == []
+
+
+def test_doctor_warns_of_a_store_that_no_run_could_publish_to(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    releases = place.stores[1].root / MODEL / "releases"
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != releases and allowed(path, mode))
+    (found,) = [f for f in examine_stores(place.recipe, Workspace(place.folder / "w"), False) if f.status != "ok"]
+    assert (found.status, found.what) == ("warning", f"store {place.stores[1].url}")
+    assert found.message.startswith(f"no run could publish there: {releases}: writing to the store failed")
+    assert "right to write there" in (found.fix or "")
 
 
 def test_doctor_brings_a_second_store_back_in_line(place: Place, pair: KeyPair, tmp_path: Path) -> None:

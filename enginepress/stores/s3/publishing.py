@@ -185,10 +185,10 @@ def _check_turn(site: Site, number: int | None, primary: str | None) -> None:
         _check_allots(site, known)
         return
     try:
-        site.client.head(site.keys.manifest(number))
+        there = site.client.head(site.keys.manifest(number))
     except Missing:
         return
-    raise _taken(site, number)
+    raise _taken(site, number) if there.size else _removed(site, number)
 
 
 def _check_allots(site: Site, known: dict[str, Any] | None) -> None:
@@ -205,6 +205,14 @@ def _taken(site: Site, number: int) -> StoreError:
         f"{site.keys.model} has, or had, another release {number} there already, so this one cannot get its number",
         where=site.client.where(site.keys.manifest(number)),
         fix="a store holds the releases of one primary store: name another store, or another folder in it",
+    )
+
+
+def _removed(site: Site, number: int) -> StoreError:
+    return StoreError(
+        f"release {number} of {site.keys.model} was removed there, and its number is not given again",
+        where=site.client.where(site.keys.manifest(number)),
+        fix="to have the same release there again, remove this one object, which is empty, and run again",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from enginepress.errors import StoreError
 from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
+from enginepress.names import CHANNEL_NAME, name_trouble
 from enginepress.s3_access import S3Settings
 from enginepress.stores.history import Move
 from enginepress.stores.layout import check_channel
@@ -194,6 +195,10 @@ class S3Store(Store):
         publishing.check_publishable(self._site(model), allots=allots)
         check_writable(self._client, self._prefix)
 
+    def promises(self) -> list[str]:
+        """As `Store.promises`: what the server was seen to guarantee."""
+        return list(self.guarantees.in_words().values())
+
     def check_removable(self) -> None:
         """As `Store.check_removable`: what the server guarantees."""
         publishing.check_single_writer(self._site("any"))
@@ -334,15 +339,15 @@ class S3Store(Store):
 
     def channels(self, model: str) -> dict[str, int]:
         keys = self._keys(model)
-        names = [check_channel(name) for name in self.channel_names(model)]
+        names = self.channel_names(model)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = list(pool.map(lambda name: channels.read(self._client, keys, name).release, names))
         return {name: number for name, number in zip(names, found, strict=True) if number is not None}
 
     def channel_names(self, model: str) -> list[str]:
         folder = self._keys(model).channels
-        names = (stored.key.removeprefix(folder) for stored in self._client.listing(folder))
-        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json") and "/" not in name)
+        names = (s.key.removeprefix(folder) for s in self._client.listing(folder) if s.key.endswith(".json"))
+        return sorted(name for key in names if not name_trouble(name := key.removesuffix(".json"), CHANNEL_NAME))
 
     def activate(
         self,

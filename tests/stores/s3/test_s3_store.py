@@ -10,6 +10,7 @@ import pytest
 
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry, hash_folder
+from enginepress.manifest import Manifest
 from enginepress.recipe import Recipe
 from enginepress.recipe import Store as StoreSettings
 from enginepress.steps.doctor_stores import examine_stores
@@ -76,6 +77,24 @@ def test_another_store_takes_the_same_number_or_refuses(store: S3Store, source: 
         follower.publish(MODEL, place=placed(source), describe=lambda _n, _files: second, **more)
     with pytest.raises(StoreError, match="follows the store s3://bucket/models, which allots"):
         publish(follower, source)
+
+
+def test_a_release_that_was_removed_from_another_store_is_told_as_such_and_comes_back_as_the_message_says(
+    store: S3Store, source: Path, server: S3Server
+) -> None:
+    follower, first = a_store(prefix="backup"), publish(store, source)
+
+    def follow() -> Manifest:
+        return follower.publish(MODEL, place=placed(source), describe=lambda _n, _files: first, number=1, primary=store.url)
+
+    follow()
+    follower.remove(MODEL, 1)
+    with pytest.raises(StoreError, match="release 1 of tiny was removed there, and its number is not given again") as caught:
+        follow()
+    assert "remove this one object" in (caught.value.fix or "")
+    del server.buckets["bucket"].objects[(caught.value.where or "").removeprefix("s3://bucket/")]
+    assert follow() == first
+    assert follower.verify(MODEL, 1) == []
 
 
 @pytest.mark.parametrize("name", ["engine/large.bin", "model.py"])
@@ -258,6 +277,16 @@ def test_a_channel_that_names_a_release_that_is_gone_says_so(store: S3Store, sou
         store.channel(MODEL, "production")
 
 
+def test_an_object_that_no_channel_may_be_called_after_is_a_stray_and_keeps_nobody_from_moving(
+    store: S3Store, source: Path, server: S3Server
+) -> None:
+    publish(store, source)
+    server.add("bucket", {f"models/{MODEL}/channels/Not one.json": b"{}"})
+    promote(store, "production", 1)
+    assert store.channels(MODEL) == {"production": 1}
+    assert store.strays(MODEL) == ["channels/Not one.json"]
+
+
 def test_files_that_are_lost_are_told_by_the_listing_alone(store: S3Store, source: Path, server: S3Server) -> None:
     publish(store, source)
     assert store.lost(MODEL, 1) == []
@@ -296,6 +325,30 @@ def test_doctor_takes_a_channel_whose_release_is_gone_back_to_the_one_before(
     last = store.history(MODEL, "production")[-1]
     assert (last.release, last.previous, last.back) == (2, 3, True)
     assert findings(repair=True) == []
+
+
+def test_doctor_says_what_the_server_guarantees_and_warns_where_that_is_too_little(server: S3Server, tmp_path: Path) -> None:
+    def findings(prefix: str, **settings: Any) -> list[tuple[str, str]]:
+        stores = [{"url": f"s3://bucket/{prefix}", **settings}]
+        recipe = Recipe.model_validate({"name": MODEL, "source": "file:///any", "stores": stores})
+        return [
+            (f.status, f.message)
+            for f in examine_stores(recipe, Workspace(tmp_path / "w"), False)
+            if "releases of" not in f.message
+        ]
+
+    ((status, said),) = findings("good")
+    assert status == "ok"
+    assert said.startswith(
+        "release numbers: allotted atomically by the server; channels: compared and set by the server; digests:"
+    )
+    server.conditions = False
+    ((status, said),) = findings("bad")
+    assert status == "warning"
+    assert "no run could publish there: s3://bucket/bad: this server overwrites an object that is there" in said
+    ((status, said),) = findings("bad", single_writer=True)
+    assert status == "ok"
+    assert "single_writer must be true" in said
 
 
 # The recipe -----------------------------------------------------------------------------------------------------------
