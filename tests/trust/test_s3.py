@@ -133,7 +133,7 @@ def test_an_answer_that_makes_no_sense_is_an_error_in_words() -> None:
     from botocore.exceptions import ClientError
 
     answer: Any = {"Error": {"Code": "412"}, "ResponseMetadata": {"HTTPStatusCode": 412, "HTTPHeaders": {}}}
-    error = _outcome(ClientError(answer, "ListObjectsV2"), "s3://bucket/own", conditional=False)
+    error = _outcome(ClientError(answer, "ListObjectsV2"), "s3://bucket/own", conditional=False, there=False)
     assert isinstance(error, StoreError)
     assert "credentials" in str(error.fix)
     assert isinstance(_outcome(ClientError(answer, "PutObject"), "s3://bucket/own", conditional=True), Unmet)
