@@ -136,7 +136,7 @@ def test_an_answer_that_makes_no_sense_is_an_error_in_words() -> None:
     error = _outcome(ClientError(answer, "ListObjectsV2"), "s3://bucket/own", conditional=False, there=False)
     assert isinstance(error, StoreError)
     assert "credentials" in str(error.fix)
-    assert isinstance(_outcome(ClientError(answer, "PutObject"), "s3://bucket/own", conditional=True), Unmet)
+    assert isinstance(_outcome(ClientError(answer, "PutObject"), "s3://bucket/own", conditional=True, there=True), Unmet)
 
 
 def test_a_history_of_a_thousand_moves_comes_back(server: S3Server, on_s3: S3Store, workspace: Workspace) -> None:
