@@ -48,6 +48,8 @@ def restore(
     """
     if backup.url == store.url:
         raise StoreError("is the backup itself", where=store.url, fix="name an empty place to restore to")
+    if f"{store.url}/".startswith(f"{backup.url}/") or f"{backup.url}/".startswith(f"{store.url}/"):
+        raise StoreError(f"lies in {backup.url}, or around it", where=store.url, fix="name a place of its own to restore to")
     chosen = backup.models() if models is None else models
     if not chosen:
         raise StoreError("holds no backup", where=backup.url, fix="name a place that `enginepress backup` has written")

@@ -369,6 +369,16 @@ def test_a_damaged_release_is_not_backed_up_and_a_damaged_backup_not_restored(
     assert fresh.allotment(MODEL).primary == kept.url
 
 
+@pytest.mark.parametrize("place", ["inside", ".."])
+def test_a_store_is_not_restored_into_its_own_backup_or_around_it(
+    site: Site, kept: FileStore, workspace: Workspace, place: str
+) -> None:
+    backup(site.store, kept, workspace=workspace)
+    with pytest.raises(StoreError, match=r"lies in .*, or around it"):
+        restore(kept, FileStore((kept.root / place).resolve()), workspace=workspace, registry=None)
+    assert kept.strays() == []
+
+
 def test_a_damaged_catalogue_is_refused_in_words(site: Site, kept: FileStore, fresh: FileStore, workspace: Workspace) -> None:
     backup(site.store, kept, workspace=workspace)
     good = kept.read_record(MODEL, 3, CATALOGUE)
