@@ -185,12 +185,17 @@ def _prepare(env: dict[str, str]) -> None:
 
 def publish(source: Path, prefix: str, *, paranoid: bool) -> None:
     """One publish, as the step does it: sha256 of the built files are known. Prints what it took as JSON."""
-    from enginepress.files import FileEntry, hash_folder
+    from enginepress.files import FileEntry
     from enginepress.manifest import Manifest
+    from enginepress.pieces import digests_of_folder
     from enginepress.repository.place import place
     from enginepress.stores.s3 import S3Store, S3StoreSettings
 
-    expected = {source / e.path: e.sha256 for e in hash_folder(source)}
+    start = time.perf_counter()
+    digests = digests_of_folder(source)
+    hashing = time.perf_counter() - start
+    expected = {source / path: found.sha256 for path, found in digests.items()}
+    pieces = {source / path: found.pieces for path, found in digests.items() if found.pieces is not None}
 
     def describe(number: int, files: tuple[FileEntry, ...]) -> Manifest:
         made_from = {"source": "file:///x", "revision": "x", "revision_digest": "0" * 64}
@@ -199,9 +204,9 @@ def publish(source: Path, prefix: str, *, paranoid: bool) -> None:
     store = S3Store(BUCKET, prefix, settings=S3StoreSettings(paranoid=paranoid))
     assert store.guarantees.create  # asked once a month, and so not part of a publish
     start, start_cpu = time.perf_counter(), time.process_time()
-    store.publish("model", place=lambda n: place(source, n, None), describe=describe, expected=expected)
+    store.publish("model", place=lambda n: place(source, n, None), describe=describe, expected=expected, pieces=pieces)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mib": peak_mib()}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mib": peak_mib(), "hashing": hashing}))
 
 
 def main() -> None:

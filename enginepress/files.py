@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 from enginepress.canonical import json_digest
@@ -107,6 +108,14 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
         while count := stream.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
+
+
+def read_into(stream: RawIOBase, view: memoryview) -> int:
+    """Fills the view, or as much of it as there is; returns how much."""
+    count = 0
+    while count < len(view) and (more := stream.readinto(view[count:])):
+        count += more
+    return count
 
 
 def hash_folder(folder: Path) -> tuple[FileEntry, ...]:

@@ -16,6 +16,7 @@ from enginepress.engines import get_builder
 from enginepress.errors import GateError
 from enginepress.files import FileEntry
 from enginepress.manifest import Manifest
+from enginepress.pieces import Pieces, from_record
 from enginepress.repository.place import place
 from enginepress.sources import Revision
 from enginepress.steps.assemble import produce_repository
@@ -28,6 +29,7 @@ from enginepress.steps.signing import sign_where_wanted
 from enginepress.steps.verify import checks_record, passed_attempt
 from enginepress.stores.open import open_store
 from enginepress.stores.store import Store
+from enginepress.workspace import Output
 
 
 def publish(job: Job, plan: Plan) -> dict[str, Any]:
@@ -62,14 +64,22 @@ def _publish_primary(job: Job, plan: Plan, store: Store) -> Manifest:
     def describe(number: int, files: tuple[FileEntry, ...]) -> Manifest:
         return new_manifest(job, plan, number, files, content, instead_of=instead_of)
 
-    files = [FileEntry(**entry) for entry in repository.record["files"]]
+    expected, pieces = _hashed_before(repository)
     return store.publish(
         name,
         place=lambda n: place(repository.folder, n, None),
         describe=describe,
-        expected={repository.folder / e.path: e.sha256 for e in files},
-        progress=_progress(job, sum(e.size for e in files)),
+        expected=expected,
+        pieces=pieces,
+        progress=_progress(job, sum(e["size"] for e in repository.record["files"])),
     )
+
+
+def _hashed_before(repository: Output) -> tuple[dict[Path, str], dict[Path, Pieces]]:
+    """sha256 of the files that were assembled, and of the pieces of the large ones."""
+    expected = {repository.folder / e["path"]: e["sha256"] for e in repository.record["files"]}
+    pieces = from_record(repository.record.get("pieces", {}))
+    return expected, {repository.folder / path: found for path, found in pieces.items()}
 
 
 def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: int) -> None:
@@ -79,7 +89,7 @@ def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: i
     if number in store.numbers(name) and store.manifest(name, number).content_digest == manifest.content_digest:
         refuse_lost(store, name, number)
         return
-    repository, expected = _near(job, plan, primary, manifest)
+    repository, expected, pieces = _near(job, plan, primary, manifest)
     store.publish(
         name,
         place=lambda n: place(repository, n, None),
@@ -87,6 +97,7 @@ def _publish_other(job: Job, plan: Plan, primary: Store, store: Store, number: i
         number=number,
         primary=primary.url,
         expected=expected,
+        pieces=pieces,
         progress=_progress(job, manifest.size),
     )
 
@@ -102,16 +113,16 @@ def _lay_lock(job: Job, plan: Plan, primary: Store, number: int) -> None:
         primary.write_record(recipe.name, number, LOCK_RECORD, lock.to_json())
 
 
-def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> tuple[Path, dict[Path, str]]:
-    """The release as a folder on this machine, what was just built or else the primary store's own; its files' sha256.
+def _near(job: Job, plan: Plan, primary: Store, manifest: Manifest) -> tuple[Path, dict[Path, str], dict[Path, Pieces]]:
+    """The release as a folder on this machine, what was just built or else the primary store's own; what is known of its files.
 
     That the bytes are those of the manifest is checked while they are copied.
     """
     built = job.workspace.find("repositories", plan.build_key)
     if built is not None and built.record["content_digest"] == manifest.content_digest:
-        return built.folder, {built.folder / e["path"]: e["sha256"] for e in built.record["files"]}
+        return built.folder, *_hashed_before(built)
     folder = release_folder(primary, manifest.model, manifest.release, job.workspace)
-    return folder, {folder / e.path: e.sha256 for e in manifest.files}
+    return folder, {folder / e.path: e.sha256 for e in manifest.files}, {}
 
 
 def new_manifest(

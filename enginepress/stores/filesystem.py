@@ -21,6 +21,7 @@ from enginepress.files import FileEntry, contained_path, hash_file, nearest_fold
 from enginepress.freed import freed_bytes
 from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
+from enginepress.pieces import Pieces
 from enginepress.stores import channels as links
 from enginepress.stores import publishing
 from enginepress.stores.copying import side_by_side
@@ -148,6 +149,7 @@ class FileStore(Store):
         number: int | None = None,
         primary: str | None = None,
         expected: Mapping[Path, str] | None = None,
+        pieces: Mapping[Path, Pieces] | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         return publishing.publish(

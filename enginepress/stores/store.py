@@ -17,6 +17,7 @@ from typing import Any, Literal
 from enginepress.errors import StoreError
 from enginepress.files import FileEntry
 from enginepress.manifest import Manifest
+from enginepress.pieces import Pieces
 from enginepress.repository import Placement
 from enginepress.stores.history import Move, came_before
 
@@ -135,6 +136,7 @@ class Store(ABC):
         number: int | None = None,
         primary: str | None = None,
         expected: Mapping[Path, str] | None = None,
+        pieces: Mapping[Path, Pieces] | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """Adds a release: readers see all of it or nothing.
@@ -145,6 +147,7 @@ class Store(ABC):
             number: take this one or refuse; None: the next free one. Stores that follow a primary one are given it.
             primary: URL of the store that allots the numbers, kept when the first release with a given number arrives.
             expected: sha256 that source files must have, where they were hashed before; a changed one is refused.
+            pieces: of large files among them, hashed at the same time. A store that hashes for itself has no use for them.
 
         Raises:
             StoreError: number taken, store full or not writable, bytes that are not the expected ones.

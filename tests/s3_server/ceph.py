@@ -54,6 +54,10 @@ rgw_frontends=beast endpoint=127.0.0.1:{rgw}
 rgw_gc_obj_min_wait=1
 """
 
+# Ceph is meant to run with tcmalloc, which Debian's does not. glibc gives the memory of each large buffer back at once, and the kernel's
+# zeroing of new pages is a fifth of the server's work then. With these it keeps what it has.
+_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
+
 
 def why_not() -> str | None:
     """Why it cannot be started here, or None."""
@@ -149,7 +153,7 @@ class CephServer:
     def _start(self, program: str, *arguments: str) -> None:
         with open(self._folder / f"{program}.out", "wb") as log:
             command = [program, *arguments, "-c", str(self._folder / "ceph.conf")]
-            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **_MEMORY}))
 
     def _answers(self) -> bool:
         try:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from enginepress.stores.s3.digests import Body
+
 _MMAP_THRESHOLD = -3
 _LARGE_BYTES = 1024 * 1024
 
@@ -20,19 +22,19 @@ class Buffers:
     """
 
     def __init__(self, most: int, size: int) -> None:
-        self._free: list[bytearray] = []
+        self._free: list[Body] = []
         self._size = size
         self._left = threading.BoundedSemaphore(most)
         _give_back_at_once()
 
-    def take(self) -> bytearray:
+    def take(self) -> Body:
         self._left.acquire()
         try:
             return self._free.pop()
         except IndexError:
-            return bytearray(self._size)
+            return Body(self._size)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: Body) -> None:
         """One that was cut to the last part of a file is not used again."""
         if len(buffer) == self._size:
             self._free.append(buffer)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from enginepress.errors import StoreError
 from enginepress.s3_access import S3Settings, Words, boto_client, explained, in_words
 from enginepress.sources import Interrupted
-from enginepress.stores.s3.digests import SIGNED
+from enginepress.stores.s3.digests import SIGNED, Body
 
 WORDS = Words(StoreError, "stores", "the store's URL", "read and write it")
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -328,8 +328,12 @@ class StoreClient:
 
     def _once(self, operation: str, key: str, *, named: bool = True, **query: Any) -> Any:
         with in_words(self.where(key), WORDS):
-            signed = True if query.pop(SIGNED, None) else False if query.keys() & _DIGESTS else None
+            sha256 = query.pop(SIGNED, None)
+            signed = True if sha256 is not None else False if query.keys() & _DIGESTS else None
             boto = self._boto(signed)
+        if sha256 is not None:
+            body = query["Body"] = query["Body"] if isinstance(query["Body"], Body) else Body(query["Body"])
+            body.sha256 = sha256
         if named:
             query["Key"] = key
         try:

@@ -15,26 +15,36 @@ from typing import Literal
 
 DigestKind = Literal["payload", "md5", "sha256", "crc32", "none"]
 SIGNED = "SignedPayload"
-"""Not a parameter of boto3's: `StoreClient` has the payload signed where it stands."""
+"""Not a parameter of boto3's: `StoreClient` has the payload signed where it stands, with the sha256 that it names, if it does."""
 
 ALGORITHMS = {"sha256": "SHA256", "crc32": "CRC32"}
 _PARAMETERS = {"md5": "ContentMD5", "sha256": "ChecksumSHA256", "crc32": "ChecksumCRC32"}
 
 
-def digest_parameters(kind: DigestKind, data: bytes | bytearray | memoryview, *, md5: bytes | None = None) -> dict[str, str]:
+class Body(bytearray):
+    """Bytes to be sent. Where their sha256 is known, the request is signed with that one, and they are not hashed again
+    (`enginepress.s3_access`)."""
+
+    sha256 = ""
+
+
+def digest_parameters(
+    kind: DigestKind, data: bytes | bytearray | memoryview, *, md5: bytes | None = None, sha256: str = ""
+) -> dict[str, str]:
     """boto3's parameters for these bytes. Also what completes an upload in parts, except for MD5.
 
     Args:
         md5: of the data, where it is known already.
+        sha256: of the data in hex, where it is known already.
     """
     if kind == "none":
         return {}
     if kind == "payload":
-        return {SIGNED: "sha256"}
+        return {SIGNED: sha256}
     if kind == "md5":
         raw = md5 or md5_of(data)
     elif kind == "sha256":
-        raw = hashlib.sha256(data).digest()
+        raw = bytes.fromhex(sha256) if sha256 else hashlib.sha256(data).digest()
     else:
         raw = zlib.crc32(data).to_bytes(4, "big")
     return {_PARAMETERS[kind]: b64encode(raw).decode()}

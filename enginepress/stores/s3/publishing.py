@@ -17,14 +17,16 @@ from enginepress.errors import StoreError
 from enginepress.files import check_relative
 from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
+from enginepress.pieces import Pieces
 from enginepress.repository import Placement
 from enginepress.stores.s3.client import Missing, StoreClient, Unmet
 from enginepress.stores.s3.digests import digest_parameters
+from enginepress.stores.s3.items import Item, Sent, Twin, with_twins
 from enginepress.stores.s3.layout import FORMAT, REPOSITORY, ModelKeys, number_of
 from enginepress.stores.s3.probe import Guarantees
 from enginepress.stores.s3.publishers import Publisher, forget_hints, read_hints
 from enginepress.stores.s3.reading import sha256_of_object
-from enginepress.stores.s3.sending import MIB, Item, Sender, Sent, Twin, read_back, with_twins
+from enginepress.stores.s3.sending import MIB, Sender, read_back
 from enginepress.stores.store import Describe, PlaceAs, Progress
 
 COPIED_FROM = MIB
@@ -62,6 +64,7 @@ def publish(
     number: int | None = None,
     primary: str | None = None,
     expected: Mapping[Path, str] | None = None,
+    pieces: Mapping[Path, Pieces] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Publishes one release; see `Store.publish`."""
@@ -70,7 +73,7 @@ def publish(
     wanted = number or next_number(site.client, site.keys)
     publisher = Publisher(site.client, site.keys, site.guarantees)
     placement = place(wanted)
-    items = with_twins(_items(placement, expected or {}), _twins(site), least=COPIED_FROM)
+    items = with_twins(_items(placement, expected or {}, pieces or {}), _twins(site), least=COPIED_FROM)
     with publisher.at_work(wanted, _content(items)):
         try:
             sent = _send(site, publisher, items, progress)
@@ -219,8 +222,11 @@ def _removed(site: Site, number: int) -> StoreError:
 # The files ------------------------------------------------------------------------------------------------------------
 
 
-def _items(placement: Placement, expected: Mapping[Path, str]) -> list[Item]:
-    linked = [Item(check_relative(path), source, expected.get(source)) for path, source in placement.linked.items()]
+def _items(placement: Placement, expected: Mapping[Path, str], pieces: Mapping[Path, Pieces]) -> list[Item]:
+    linked = [
+        Item(check_relative(path), source, expected.get(source), pieces=pieces.get(source))
+        for path, source in placement.linked.items()
+    ]
     written = [Item(check_relative(path), content, sha256_hex(content)) for path, content in placement.written.items()]
     return sorted([*linked, *written], key=lambda item: item.path)
 
@@ -291,7 +297,7 @@ def _moved(site: Site, before: str, sent: Sequence[Sent], old: Placement, new: P
     old_paths: dict[Path, list[str]] = {}
     for path, source in old.linked.items():
         old_paths.setdefault(source, []).append(path)
-    items = _items(new, {})
+    items = _items(new, {}, {})
     moved = []
     for item in items:
         if isinstance(item.source, Path) and site.guarantees.copies and old_paths.get(item.source):

@@ -1,80 +1,42 @@
-"""Sends the files of a repository: several at a time, large ones in parts, each byte hashed on its way out.
+"""Sends the files of a repository: several at a time, large ones in parts, each byte hashed on its way out or where it arrives.
 
-Every request carries a digest of its body that the server compares. Where that is not the sha256 of the payload, what the
-server has afterwards is compared once more by its ETag, if that is the MD5. What an earlier publisher sent of the same file is
-not sent again: parts and objects are kept if their ETags are those of our bytes, which are read and hashed in any case.
+Every request carries a digest of its body that the server compares. Where that is the sha256 of the payload and those of a
+file's pieces are known from building, only the server hashes: it takes no piece that is not what it was, and so the whole file
+is. Where it is another digest, what the server has afterwards is compared once more by its ETag, if that is the MD5. What an
+earlier publisher sent of the same file is not sent again: parts and objects are kept if their ETags are those of our bytes,
+which are read and hashed then.
 
 No object with wrong bytes ever appears: a small file is hashed before it is sent, the parts of a large one become an object
-only after the whole file has been hashed. Memory is bounded by `BUDGET_BYTES`, whatever the size of the files.
+only after all of them have been compared. Memory is bounded by `BUDGET_BYTES`, whatever the size of the files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from io import RawIOBase
 from pathlib import Path
 
 from enginepress.errors import StoreError
-from enginepress.files import FileEntry, explain_os_error, hash_file
+from enginepress.files import FileEntry, explain_os_error, read_into
+from enginepress.pieces import PIECE_BYTES
 from enginepress.stores.s3.buffers import Buffers
 from enginepress.stores.s3.client import BLOCK, Missing, StoreClient, Stored, Unmet, Unsupported
-from enginepress.stores.s3.digests import ALGORITHMS, completing, digest_parameters, empty_md5, etag_of, md5_of
+from enginepress.stores.s3.digests import ALGORITHMS, Body, completing, digest_parameters, empty_md5, etag_of, md5_of
+from enginepress.stores.s3.items import Changed, Item, Sent, Twin, check_expected, size_of
 from enginepress.stores.s3.probe import Guarantees
 from enginepress.stores.store import Progress
 
 MIB = 1024 * 1024
-PART_BYTES = 16 * MIB
+PART_BYTES = PIECE_BYTES
 MOST_PARTS = 10_000
 BUDGET_BYTES = 96 * MIB
 AT_ONCE = 8
 COPY_PART_BYTES = 256 * MIB
 """Larger copies within the server are made in parts of this size, so that each request is short."""
-
-
-@dataclass(frozen=True)
-class Twin:
-    """An object of the store with the same bytes."""
-
-    key: str
-    etag: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file to be sent.
-
-    Attributes:
-        path: where it stands in the repository.
-        source: the file, or its content.
-        sha256: what it must have, or None.
-        twin: an object from which the server can copy it.
-    """
-
-    path: str
-    source: Path | bytes
-    sha256: str | None = None
-    twin: Twin | None = None
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One file that the server has.
-
-    Attributes:
-        etag: what the server must have; "" where that cannot be told, as of a copy.
-        moved: bytes that were sent for it.
-    """
-
-    entry: FileEntry
-    etag: str
-    moved: int
 
 
 def part_bytes(size: int) -> int:
@@ -120,7 +82,7 @@ class Sender:
         Raises:
             StoreError: what the first failed file says; parts that were sent stay for the next attempt.
         """
-        sizes = {item.path: _size(item) for item in items}
+        sizes = {item.path: size_of(item) for item in items}
         part = part_bytes(max(sizes.values(), default=0))
         self._buffers = Buffers(max(1, min(AT_ONCE, BUDGET_BYTES // part)), part)
         ordered = sorted(items, key=lambda item: -sizes[item.path])
@@ -169,7 +131,9 @@ class Sender:
             if there is not None and md5 and self._guarantees.etag_md5 and (there.size, there.etag) == (len(data), md5.hex()):
                 self._tell(len(data))
                 return Sent(entry, there.etag, 0)
-            etag = self._client.put(key, data, digest=digest_parameters(self._guarantees.digest, data, md5=md5))
+            etag = self._client.put(
+                key, data, digest=digest_parameters(self._guarantees.digest, data, md5=md5, sha256=entry.sha256)
+            )
             self._compare(key, etag, md5)
         self._tell(len(data))
         return Sent(entry, etag, len(data))
@@ -210,6 +174,7 @@ class Sender:
         pool: ThreadPoolExecutor,
     ) -> Sent:
         digest, read = hashlib.sha256(), 0
+        pieces = self._pieces(item, size)
         futures: list[Future[_Part]] = []
         with open(source, "rb", buffering=0) as stream:
             while True:
@@ -217,45 +182,63 @@ class Sender:
                 if self._stop.is_set() or any(f.done() and f.exception() is not None for f in futures):
                     self._buffers.give(buffer)
                     break
-                count = _read_into(stream, memoryview(buffer)[: part_bytes(size)])
+                count = read_into(stream, memoryview(buffer)[: part_bytes(size)])
                 if not count:
                     self._buffers.give(buffer)
                     break
-                # Hashed before it is handed over: afterwards it may hold another part already.
-                digest.update(memoryview(buffer)[:count])
+                if not pieces:
+                    # Hashed before it is handed over: afterwards it may hold another part already.
+                    digest.update(memoryview(buffer)[:count])
                 read += count
                 del buffer[count:]
-                futures.append(pool.submit(self._part, key, upload, len(futures) + 1, buffer, known))
-        sent = [future.result() for future in futures]
-        if self._stop.is_set():
-            raise _Stopped
-        entry = FileEntry(item.path, read, digest.hexdigest())
-        if read != size:
-            self._client.abort(key, upload)
-            raise StoreError(
-                "changed its size while it was published", where=str(source), fix="let its writer finish, then run again"
-            )
+                piece = pieces[len(futures)] if len(futures) < len(pieces) else ""
+                futures.append(pool.submit(self._part, item, key, upload, len(futures) + 1, buffer, known, piece))
+        wait(futures)
         try:
+            sent = [future.result() for future in futures]
+            if self._stop.is_set():
+                raise _Stopped
+            entry = FileEntry(item.path, read, digest.hexdigest() if not pieces else item.sha256 or "")
+            if read != size:
+                raise Changed(item, f"it had {size} bytes, and now it has {read}")
             check_expected(item, entry)
-        except StoreError:
+        except Changed:
             self._client.abort(key, upload)
             raise
         wanted = _etag_in_parts(sent) if self._guarantees.etag_md5 else ""
         self._complete(key, upload, sent, size, wanted)
         return Sent(entry, wanted, sum(p.moved for p in sent))
 
-    def _part(self, key: str, upload: str, number: int, data: bytearray, known: Mapping[int, tuple[int, str]]) -> _Part:
-        # boto3 sends a bytearray as it is; bytes it copies first.
+    def _pieces(self, item: Item, size: int) -> tuple[str, ...]:
+        """Digests of the parts, if the server can be left to compare them; else the file is hashed as it is sent."""
+        part, pieces = part_bytes(size), item.pieces
+        if self._guarantees.digest != "payload" or item.sha256 is None or pieces is None or pieces.size != part:
+            return ()
+        return pieces.sha256 if len(pieces.sha256) == -(-size // part) else ()
+
+    def _part(
+        self, item: Item, key: str, upload: str, number: int, data: Body, known: Mapping[int, tuple[int, str]], piece: str
+    ) -> _Part:
+        """Sends one part, unless it is there.
+
+        Args:
+            piece: its sha256; "" if that is not known.
+        """
         try:
             if self._stop.is_set():
                 raise _Stopped
             there = known.get(number)
             md5 = md5_of(data) if there is not None or self._with_md5 else None
             if there is not None and md5 and there == (len(data), md5.hex()):
+                _check_piece(item, number, data, piece)
                 self._tell(len(data))
                 return _Part(number, there[1], {}, 0)
-            digest = digest_parameters(self._guarantees.digest, data, md5=md5)
-            etag = self._client.put_part(key, upload, number, data, digest=digest)
+            digest = digest_parameters(self._guarantees.digest, data, md5=md5, sha256=piece)
+            try:
+                etag = self._client.put_part(key, upload, number, data, digest=digest)
+            except StoreError:
+                _check_piece(item, number, data, piece)  # if it is the file that is wrong, that is told
+                raise
             self._compare(f"{key} part {number}", etag, md5)
             self._tell(len(data))
             return _Part(number, etag, completing(digest), len(data))
@@ -318,6 +301,13 @@ def _etag_in_parts(parts: Sequence[_Part]) -> str:
     return etag_of([bytes.fromhex(part.etag) for part in parts], in_parts=True)
 
 
+def _check_piece(item: Item, number: int, data: Body, piece: str) -> None:
+    """Raises Changed if these bytes are not the piece of this number. Without a digest of it nothing is compared."""
+    if piece and hashlib.sha256(data).hexdigest() != piece:
+        start = (number - 1) * len(data) if item.pieces is None else (number - 1) * item.pieces.size
+        raise Changed(item, f"{len(data)} bytes from {start} on are others")
+
+
 def _gone(where: str) -> StoreError:
     return StoreError(
         "the upload in parts was removed while it was under way",
@@ -328,33 +318,6 @@ def _gone(where: str) -> StoreError:
 
 class _Stopped(Exception):
     """Another file has failed."""
-
-
-def check_expected(item: Item, entry: FileEntry) -> None:
-    if item.sha256 is not None and item.sha256 != entry.sha256:
-        raise StoreError(
-            f"was changed since it was checked: its sha256 is {entry.sha256}, not {item.sha256}",
-            where=str(item.source) if isinstance(item.source, Path) else item.path,
-            fix="run again with `--force`; if it happens again, check the disk",
-        )
-
-
-def with_twins(items: Sequence[Item], twins: Mapping[str, Twin], *, least: int) -> list[Item]:
-    """Items of at least `least` bytes with the objects that have the same bytes, by sha256.
-
-    Files of which no sha256 is known are hashed if there is an object of their size.
-    """
-    sizes = {twin.size for twin in twins.values()}
-
-    def with_twin(item: Item) -> Item:
-        if isinstance(item.source, bytes) or (size := _size(item)) < least:
-            return item
-        sha256 = item.sha256 or (hash_file(item.source) if size in sizes else None)
-        twin = twins.get(sha256 or "")
-        return item if twin is None or twin.size != size else Item(item.path, item.source, sha256, twin)
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(with_twin, items))
 
 
 def read_back(client: StoreClient, folder: str, sent: Sequence[Sent], hashed: Callable[[str, FileEntry], str | None]) -> None:
@@ -373,28 +336,13 @@ def read_back(client: StoreClient, folder: str, sent: Sequence[Sent], hashed: Ca
                 )
 
 
-def _read_into(stream: RawIOBase, view: memoryview) -> int:
-    """Fills the view, or as much of it as there is."""
-    count = 0
-    while count < len(view) and (more := stream.readinto(view[count:])):
-        count += more
-    return count
-
-
-def _read_whole(path: Path, size: int) -> bytearray:
+def _read_whole(path: Path, size: int) -> Body:
     """A small file; whether it has changed since it was this large is for its digest to tell."""
-    data = bytearray(size)
+    data = Body(size)
     with open(path, "rb", buffering=0) as stream:
-        del data[_read_into(stream, memoryview(data)) :]
+        del data[read_into(stream, memoryview(data)) :]
         data += stream.read()
     return data
-
-
-def _size(item: Item) -> int:
-    try:
-        return len(item.source) if isinstance(item.source, bytes) else item.source.stat().st_size
-    except OSError as error:
-        raise explain_os_error(error, "reading what is published", StoreError) from None
 
 
 def _hashed(item: Item, size: int) -> tuple[FileEntry, str]:

@@ -16,6 +16,7 @@ from enginepress.errors import StoreError
 from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
 from enginepress.names import CHANNEL_NAME, name_trouble
+from enginepress.pieces import Pieces
 from enginepress.s3_access import S3Settings
 from enginepress.stores.history import Move
 from enginepress.stores.layout import check_channel
@@ -178,6 +179,7 @@ class S3Store(Store):
         number: int | None = None,
         primary: str | None = None,
         expected: Mapping[Path, str] | None = None,
+        pieces: Mapping[Path, Pieces] | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         return publishing.publish(
@@ -187,6 +189,7 @@ class S3Store(Store):
             number=number,
             primary=primary,
             expected=expected,
+            pieces=pieces,
             progress=progress,
         )
 

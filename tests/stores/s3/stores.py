@@ -6,8 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from enginepress import pieces
+from enginepress.errors import StoreError
 from enginepress.manifest import Manifest
-from enginepress.stores.s3 import S3Store, S3StoreSettings
+from enginepress.pieces import digests_of_folder
+from enginepress.stores.s3 import S3Store, S3StoreSettings, sending
 from enginepress.stores.s3.client import StoreClient
 from tests.s3_server import S3Server
 from tests.stores import parts
@@ -24,6 +29,33 @@ def a_store(*, bucket: str = "bucket", prefix: str = "models", **settings: Any) 
 
 def publish(store: S3Store, source: Path, build_key: str = parts.key("a"), **more: Any) -> Manifest:
     return parts.publish(store, source, build_key, **more)  # type: ignore[arg-type]
+
+
+def hashed_before(source: Path) -> dict[str, Any]:
+    """What assembling knows of a repository's files, as arguments of `publish`."""
+    digests = digests_of_folder(source)
+    return {
+        "expected": {source / path: found.sha256 for path, found in digests.items()},
+        "pieces": {source / path: found.pieces for path, found in digests.items() if found.pieces is not None},
+    }
+
+
+def refuses_what_was_changed(source: Path, large: str) -> None:
+    """A byte of a large file is changed after its pieces were hashed: it is the server that must refuse it."""
+    store = a_store(prefix="changed", single_writer=True)
+    path, known = source / MODEL / "0" / large, hashed_before(source)
+    right = path.read_bytes()
+    path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with pytest.raises(StoreError, match=r"was changed since it was checked: \d+ bytes from \d+ on are others"):
+        publish(store, source, **known)
+    assert store.numbers(MODEL) == []
+    path.write_bytes(right)
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Files are hashed and sent in pieces of so many bytes."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", count)
+    monkeypatch.setattr(sending, "PART_BYTES", count)
 
 
 def promote(store: S3Store, channel: str, number: int, **more: Any) -> None:

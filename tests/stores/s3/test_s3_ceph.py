@@ -18,7 +18,7 @@ from enginepress.files import hash_folder
 from enginepress.stores.s3 import S3Store
 from tests.s3_server.ceph import CephServer, why_not
 from tests.stores.parts import MODEL, key, make_source
-from tests.stores.s3.stores import a_store, promote, publish
+from tests.stores.s3.stores import a_store, hashed_before, promote, publish, refuses_what_was_changed
 
 pytestmark = pytest.mark.ceph
 AT_ONCE = 8
@@ -68,8 +68,10 @@ def test_it_guarantees_what_publishing_needs(store: S3Store) -> None:
 
 def test_releases_large_and_small_are_published_copied_and_fetched(store: S3Store, tmp_path: Path) -> None:
     source = make_source(tmp_path / "source", weights=bytes(range(256)) * (150 << 10), files=2)
-    assert [publish(store, source, key(f"build {n}")).release for n in range(2)] == [1, 2]
+    known = hashed_before(source)
+    assert [publish(store, source, key(f"build {n}"), **known).release for n in range(2)] == [1, 2]
     assert store.verify(MODEL, 2) == [] == store.verify(MODEL, 2, contents=False)
+    refuses_what_was_changed(source, "engine/part1.bin")
     store.fetch(MODEL, 2, tmp_path / "out")
     assert hash_folder(tmp_path / "out") == store.manifest(MODEL, 2).files
     store.remove(MODEL, 1)

@@ -13,7 +13,7 @@ from enginepress.stores.s3 import sending
 from tests.faulty_http import Fault
 from tests.s3_server import S3Server
 from tests.stores.parts import MODEL, key, make_source
-from tests.stores.s3.stores import a_store, keys, leftovers, promote, publish
+from tests.stores.s3.stores import a_store, hashed_before, keys, leftovers, promote, publish, small_parts
 
 SCHEDULES = 300
 CODE = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
@@ -51,11 +51,12 @@ def _survives(server: S3Server, source: Path, folder: Path, seed: int) -> str:
     store = a_store()
     assert store.guarantees.create == "atomic"
     before = set(store.numbers(MODEL))
+    known = hashed_before(source) if seed % 2 else {}
     server.faults[:] = faults = _faults(dice)
     refused: StoreError | None = None
     published = 0
     try:
-        published = publish(store, source, key(f"build {seed}")).release
+        published = publish(store, source, key(f"build {seed}"), **known).release
         promote(store, "production", published, why=str(seed))
         store.fetch(MODEL, published, folder)
     except StoreError as error:
@@ -83,7 +84,7 @@ def _survives(server: S3Server, source: Path, folder: Path, seed: int) -> str:
 
 @pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, SCHEDULES), marks=pytest.mark.slow)], ids=["some", "all"])
 def test_random_faults(server: S3Server, tmp_path: Path, seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PART_BYTES", 40_000)
+    small_parts(monkeypatch, 40_000)
     source = make_source(tmp_path / "source", weights=b"w" * 90_000)
     publish(a_store(), source)
     ends = [_survives(server, source, tmp_path / f"out{seed}", seed) for seed in seeds]

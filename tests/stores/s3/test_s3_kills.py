@@ -23,7 +23,7 @@ from enginepress.stores.s3.client import StoreClient
 from tests.faulty_http import Request
 from tests.s3_server import S3Server
 from tests.stores.parts import MODEL, key, make_source
-from tests.stores.s3.stores import a_store, leftovers, promote, publish
+from tests.stores.s3.stores import a_store, hashed_before, leftovers, promote, publish, small_parts
 
 
 class Killed(BaseException):
@@ -102,16 +102,19 @@ def _killed_at(source: Path, at: int, *, after: bool, work: Callable[[S3Store], 
 def test_a_publisher_that_is_killed_at_any_request(
     server: S3Server, tmp_path: Path, after: bool, same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "PART_BYTES", 40_000)
+    small_parts(monkeypatch, 40_000)
     first = make_source(tmp_path / "first", weights=b"w" * 100_000)
     second = make_source(tmp_path / "second", weights=b"v" * 100_000)
     server.after_request = look = check_whole(server)  # type: ignore[method-assign]
     store = a_store()
     publish(store, first, key("before"))
+    known = hashed_before(second) if same else {}  # the two ways in which a large file is sent
     kills = 0
     for at in range(1, 200):
-        killed = _killed_at(second, at, after=after, work=lambda s: publish(s, second, key("b")), monkeypatch=monkeypatch)
-        newest = publish(a_store(), second if same else first, key("c")).release
+        killed = _killed_at(
+            second, at, after=after, work=lambda s: publish(s, second, key("b"), **known), monkeypatch=monkeypatch
+        )
+        newest = publish(a_store(), second if same else first, key("c"), **known).release
         assert newest == max(store.numbers(MODEL))
         assert leftovers(server) == [], at
         assert all(store.verify(MODEL, n, contents=False) == [] for n in store.numbers(MODEL))
@@ -154,11 +157,13 @@ def test_a_removal_and_a_move_that_are_killed_at_any_request(
     assert look.problems == []  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("hashed", [False, True], ids=["hashed as it is sent", "hashed before"])
 def test_what_a_killed_publisher_sent_is_not_sent_again(
-    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: S3Server, tmp_path: Path, hashed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "PART_BYTES", 1 << 20)
+    small_parts(monkeypatch, 1 << 20)
     source = make_source(tmp_path / "heavy", weights=bytes(range(256)) * (4 << 12), files=2)  # 2 files of 4 MiB and a byte
+    known = hashed_before(source) if hashed else {}
     store = a_store()
     assert store.guarantees.etag_md5
     sent = 0
@@ -183,10 +188,10 @@ def test_what_a_killed_publisher_sent_is_not_sent_again(
     with monkeypatch.context() as patch:
         patch.setattr(victim._client, "_once", Half(0, after=True).around(victim._client._once))
         with pytest.raises(Killed):
-            publish(victim, source)
+            publish(victim, source, **known)
     assert server.uploads
     before = len(server.requests)
-    assert publish(store, source).release == 1
+    assert publish(store, source, **known).release == 1
     assert parts_sent(before) <= 10 - 6
     assert store.verify(MODEL, 1) == []
     assert leftovers(server) == []

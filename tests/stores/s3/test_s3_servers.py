@@ -20,7 +20,7 @@ from tests.faulty_http import Request
 from tests.s3_server import S3Server
 from tests.s3_server.swift import VARIABLE, SwiftServer, installed
 from tests.stores.parts import MODEL, key, make_source
-from tests.stores.s3.stores import a_store, keys, leftovers, promote, publish
+from tests.stores.s3.stores import a_store, hashed_before, keys, leftovers, promote, publish, refuses_what_was_changed
 
 
 def test_a_server_that_keeps_all_promises_is_asked_once_for_all(server: S3Server, source: Path) -> None:
@@ -223,8 +223,10 @@ def test_openstack_swift_publishes_promotes_and_is_read(
 
     store = a_store(single_writer=True)
     assert (store.guarantees.create, store.guarantees.match, store.guarantees.digest) == ("racy", "none", "payload")
-    assert [publish(store, source, key(f"build {n}")).release for n in range(2)] == [1, 2]
+    known = hashed_before(source)
+    assert [publish(store, source, key(f"build {n}"), **known).release for n in range(2)] == [1, 2]
     assert store.verify(MODEL, 2) == [] == store.verify(MODEL, 2, contents=False)
+    refuses_what_was_changed(source, "engine/part1.bin")
     assert store.find(MODEL, key("build 0")) == store.manifest(MODEL, 1)
     promote(store, "production", 1)
     promote(store, "production", 2, expect=1)
