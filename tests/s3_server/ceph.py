@@ -54,8 +54,8 @@ rgw_frontends=beast endpoint=127.0.0.1:{rgw}
 rgw_gc_obj_min_wait=1
 """
 
-# Ceph is meant to run with tcmalloc, which Debian's does not. glibc gives the memory of each large buffer back at once, and the kernel's
-# zeroing of new pages is a fifth of the server's work then. With these it keeps what it has.
+# Ceph is meant to run with tcmalloc, which Debian's does not. glibc gives the memory of each large buffer back at once, and a
+# fifth of the server's work is then the kernel's zeroing of new pages. With these it keeps what it has.
 _MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 
 

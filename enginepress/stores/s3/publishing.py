@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from enginepress.json_text import json_value
 from enginepress.manifest import Manifest
 from enginepress.pieces import Pieces
 from enginepress.repository import Placement
-from enginepress.stores.s3.client import Missing, StoreClient, Unmet
+from enginepress.stores.s3.client import Missing, StoreClient, Stored, Unmet
 from enginepress.stores.s3.digests import digest_parameters
 from enginepress.stores.s3.items import Item, Sent, Twin, with_twins
 from enginepress.stores.s3.layout import FORMAT, REPOSITORY, ModelKeys, number_of
@@ -70,10 +71,11 @@ def publish(
     """Publishes one release; see `Store.publish`."""
     check_single_writer(site)
     _check_turn(site, number, primary)
-    wanted = number or next_number(site.client, site.keys)
+    taken = site.client.listing(site.keys.manifests)
+    wanted = number or _after(taken)
     publisher = Publisher(site.client, site.keys, site.guarantees)
     placement = place(wanted)
-    items = with_twins(_items(placement, expected or {}, pieces or {}), _twins(site), least=COPIED_FROM)
+    items = with_twins(_items(placement, expected or {}, pieces or {}), _twins(site, taken), least=COPIED_FROM)
     with publisher.at_work(wanted, _content(items)):
         try:
             sent = _send(site, publisher, items, progress)
@@ -141,7 +143,11 @@ def check_single_writer(site: Site) -> None:
 
 def next_number(client: StoreClient, keys: ModelKeys) -> int:
     """One more than any release that is here, or was."""
-    return max((n for s in client.listing(keys.manifests) if (n := number_of(s.key)) is not None), default=0) + 1
+    return _after(client.listing(keys.manifests))
+
+
+def _after(taken: Sequence[Stored]) -> int:
+    return max((n for s in taken if (n := number_of(s.key)) is not None), default=0) + 1
 
 
 def description(client: StoreClient, keys: ModelKeys) -> dict[str, Any] | None:
@@ -237,11 +243,11 @@ def _content(items: Sequence[Item]) -> str:
     return json_digest([[i.path, size, i.sha256] for i, size in zip(items, sizes, strict=True)])
 
 
-def _twins(site: Site) -> dict[str, Twin]:
+def _twins(site: Site, manifests: Sequence[Stored]) -> dict[str, Twin]:
     """Objects of the newest releases by sha256. What cannot be read is passed over: it is only a saving."""
     if not site.guarantees.copies:
         return {}
-    listed = sorted((n, s) for s in site.client.listing(site.keys.manifests) if s.size and (n := number_of(s.key)))
+    listed = sorted((n, s) for s in manifests if s.size and (n := number_of(s.key)))
     found: dict[str, Twin] = {}
     for _, stored in listed[-LOOKED_AT:]:
         try:
@@ -340,8 +346,8 @@ def _commit(site: Site, name: str, manifest: Manifest, sent: Sequence[Sent]) -> 
     hints = keys.hints(manifest.release, manifest.build_key, manifest.content_digest)
     known = {"format": FORMAT, "etags": {s.entry.path: s.etag for s in sent if s.etag}, "hints": hints}
     client.put(keys.etags(name), (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
-    for hint in hints:
-        client.put(hint, b"")
+    with ThreadPoolExecutor(len(hints)) as pool:
+        list(pool.map(lambda hint: client.put(hint, b""), hints))
     key, text = keys.manifest(manifest.release), manifest.to_text().encode()
     digest = digest_parameters(guarantees.digest, text)
     for _ in range(_ATTEMPTS):
