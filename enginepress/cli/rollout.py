@@ -25,6 +25,7 @@ from enginepress.cli.options import Duration, given_trust, json_option, load_tar
 @click.option("--allow-downtime", is_flag=True, help="Restart even the only server.")
 @click.option("--drain", type=Duration(), default="30s", show_default=True, help="What load balancers take to see readiness.")
 @click.option("--wait", type=Duration(), default="10m", show_default=True, help="What a server's own folder may take to change.")
+@click.option("--load", type=Duration(), default="10m", show_default=True, help="What a server may take to load a release.")
 @click.option("--finish", type=Duration(), default="10m", show_default=True, help="What the longest answer may take.")
 @trust_options
 @json_option
@@ -37,6 +38,7 @@ def rollout(
     allow_downtime: bool,
     drain: float,
     wait: float,
+    load: float,
     finish: float,
     public_key: Path | None,
     trusted_certificates: Path | None,
@@ -68,7 +70,7 @@ def rollout(
         mode=mode,  # type: ignore[arg-type]  # click has checked it
         allow_downtime=allow_downtime,
         trust=given_trust(public_key, trusted_certificates) or trust_of(recipe),
-        patience=Patience(answer=finish, drain=drain),
+        patience=Patience(load=load, answer=finish, drain=drain),
         wait_s=wait,
         told=lambda line: click.echo(line, err=True),
     )

@@ -10,7 +10,6 @@ The store itself refuses to remove a release that a channel points to, under the
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -196,8 +195,8 @@ def _needed(store: Store, model: str, policy: Policy, now: float) -> dict[int, l
     for channel, number in store.channels(model).items():
         found.setdefault(number, []).append(f"on {channel}")
         history = store.history(model, channel)  # raises if it is damaged: then nobody knows what a rollback leads to
-        with contextlib.suppress(StoreError):  # there is nothing to go back to
-            found.setdefault(store.previous(model, channel), []).append(f"rollback of {channel}")
+        if (before := store.release_before(model, channel)) is not None:
+            found.setdefault(before, []).append(f"rollback of {channel}")
         for move in history:
             if move.previous is not None and now - _seconds(move.at) < policy.grace:
                 reasons = found.setdefault(move.previous, [])

@@ -132,12 +132,13 @@ def pull_release(
 
     Raises:
         StoreError: no such release, bytes that are not those of its manifest, disk full. The folder keeps what it had.
-        UsageError: a folder that lies in the store.
+        UsageError: a folder that lies in the store, or that another model's release is in.
         SignatureError: it is not signed by whom it must be.
     """
     _check_apart(store, target.folder)
     manifest = release_manifest(store, model, number, trust)
     before = target.current()
+    _check_one_model(target, model)
 
     def fetch(folder: Path, count: Progress) -> Manifest:
         told(f"fetching release {number} of {model}: {size_text(manifest.size)}, {len(manifest.files)} files")
@@ -151,6 +152,21 @@ def pull_release(
     )
     changed = before is None or before.folder != now.folder
     return PullResult(model, number, channel, target.current_link, changed, manifest)
+
+
+def _check_one_model(target: PulledFolder, model: str) -> None:
+    """Two pullers of two models would turn one folder's link back and forth."""
+    now = target.current()
+    try:
+        other = target.manifest(now).model if now is not None else model
+    except StoreError:
+        return  # damaged: it is made anew
+    if other != model:
+        raise UsageError(
+            f"holds a release of {other}, not of {model}",
+            where=str(target.folder),
+            fix=f"name a folder of its own for {model} with --to; to have it here instead, remove this one first",
+        )
 
 
 def _check_apart(store: Store, folder: Path) -> None:

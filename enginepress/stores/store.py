@@ -335,13 +335,33 @@ class Store(ABC):
         """Every move of a channel, oldest first."""
 
     def previous(self, model: str, channel: str, *, whole: bool = False) -> int:
-        """The release to which a rollback goes: the one before, of those that are still in the store.
+        """The release to which a rollback goes.
+
+        Args:
+            whole: as `release_before` has it.
+
+        Raises:
+            StoreError: if there is none.
+        """
+        found = self.release_before(model, channel, whole=whole)
+        if found is None:
+            raise StoreError(
+                f"channel {channel} of {model} is on release {self.channel(model, channel)} and there is no earlier release to go"
+                " back to",
+                where=self.url,
+                fix="`enginepress releases TARGET` lists what is there; "
+                f"`enginepress promote TARGET N --channel {channel}` points it to any of them",
+            )
+        return found
+
+    def release_before(self, model: str, channel: str, *, whole: bool = False) -> int | None:
+        """The release on which a channel was before, of those that are still in the store; None if there is none.
 
         Args:
             whole: pass over those that are damaged, too, as names and sizes tell.
 
         Raises:
-            StoreError: if there is none.
+            StoreError: no such channel, a damaged history, or the store cannot be read.
         """
         channels = self.channels(model)
         now = channels.get(channel)
@@ -351,15 +371,7 @@ class Store(ABC):
                 f"has no channel {channel} of {model}", where=self.url, fix=f"there are: {', '.join(channels) or 'none'}"
             )
         there = set(self.numbers(model))
-        found = came_before([*past, (now, False)], lambda n: n in there and (not whole or self._is_whole(model, n)))
-        if found is None:
-            raise StoreError(
-                f"channel {channel} of {model} is on release {now} and there is no earlier release to go back to",
-                where=self.url,
-                fix="`enginepress releases TARGET` lists what is there; "
-                f"`enginepress promote TARGET N --channel {channel}` points it to any of them",
-            )
-        return found
+        return came_before([*past, (now, False)], lambda n: n in there and (not whole or self._is_whole(model, n)))
 
     def _is_whole(self, model: str, number: int) -> bool:
         try:

@@ -51,6 +51,15 @@ def test_what_is_pulled_is_the_release_placed_for_its_folder(store: FileStore, t
     assert not pull(store, 2, reader(tmp_path)).changed
 
 
+def test_a_folder_that_another_model_is_in_is_refused_and_keeps_what_it_has(store: FileStore, tmp_path: Path) -> None:
+    pull(store, 2, reader(tmp_path))
+    publish(store, toy_release(tmp_path / "other", "gamma", name="other"), toy_recipe("other"))
+    with pytest.raises(UsageError, match="holds a release of toy, not of other") as caught:
+        pull_release(store, "other", 1, reader(tmp_path))
+    assert "--to" in str(caught.value.fix)
+    assert not pull(store, 2, reader(tmp_path)).changed
+
+
 def test_paths_start_where_the_reader_sees_the_folder_and_follow_when_that_changes(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "store")
     recipe = toy_recipe("llama")

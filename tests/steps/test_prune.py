@@ -88,6 +88,21 @@ def test_what_a_channel_needs_stays_with_the_reason(tmp_path: Path, source: Path
     }
 
 
+def test_a_store_that_cannot_say_what_a_rollback_leads_to_loses_nothing(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "store", source, 4)
+    for number in (1, 2):
+        promote(store, "production", number)
+
+    def unreachable(*_: object, **__: object) -> int:
+        raise StoreError("the server could not be asked")
+
+    monkeypatch.setattr(store, "release_before", unreachable)
+    with pytest.raises(StoreError, match="could not be asked"):
+        going(store, Policy(keep=1))
+
+
 def test_what_left_a_channel_just_now_stays_for_those_who_are_still_reading_it(tmp_path: Path, source: Path) -> None:
     store = filled(tmp_path / "store", source, 4, days_apart=10)
     for number in (1, 2, 3):
