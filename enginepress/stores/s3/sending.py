@@ -304,8 +304,8 @@ def _etag_in_parts(parts: Sequence[_Part]) -> str:
 def _check_piece(item: Item, number: int, data: Body, piece: str) -> None:
     """Raises Changed if these bytes are not the piece of this number. Without a digest of it nothing is compared."""
     if piece and hashlib.sha256(data).hexdigest() != piece:
-        start = (number - 1) * len(data) if item.pieces is None else (number - 1) * item.pieces.size
-        raise Changed(item, f"{len(data)} bytes from {start} on are others")
+        assert item.pieces is not None
+        raise Changed(item, f"{len(data)} bytes from {(number - 1) * item.pieces.size} on are others")
 
 
 def _gone(where: str) -> StoreError:
