@@ -1,15 +1,12 @@
-"""Load: speed against the engine called directly, fairness, and many requests over a long time.
+"""Load: fairness, and many requests over a long time. How fast it is, `benchmarks/serving.py` measures.
 
-A model of 128 million random parameters, in int8, so that the engine is what takes the time. Bounds are wide: how fast it
-really is, `benchmarks/serving.py` measures.
+A model of 128 million random parameters, in int8, so that the engine is what takes the time.
 """
 
 from __future__ import annotations
 
 import random
-import statistics
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,81 +47,15 @@ def loaded(large: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         yield server
 
 
-def _direct(model: Any, tokens: int) -> float:
-    """Tokens a second of one stream in an engine, without anything around it."""
-    import numpy as np
-    import onnxruntime_genai as og
-
-    direct = og.Engine(model)
-    events = direct.create_event_buffer(4)
-    row = direct.create_request()
-    options = og.TurnOptions(row)
-    options.set_max_generated_tokens(tokens)
-    options.set_min_generated_tokens(tokens)
-    options.set_do_sample(False)
-    began = time.monotonic()
-    row.begin_turn(np.arange(5, 30, dtype=np.int32), options)
-    while direct.has_pending_requests():
-        direct.run(events)
-    seconds = time.monotonic() - began
-    row.close()
-    return tokens / seconds
-
-
-def _together(server: TritonServer, streams: int, tokens: int, rounds: int = 3) -> float:
-    """Tokens a second of several clients that ask again and again."""
-
-    def client(number: int) -> None:
-        for _ in range(rounds):
-            text = f"{PROMPT} {number}"
-            generate_stream(server.http, "large", text_input=text, max_tokens=tokens, min_tokens=tokens)
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(streams) as pool:
-        list(pool.map(client, range(streams)))
-    return streams * rounds * tokens / (time.monotonic() - began)
-
-
-def test_one_stream_through_triton_is_not_far_slower_than_the_engine(loaded: TritonServer, large: tuple[Path, Path]) -> None:
-    import onnxruntime_genai as og
-
-    model = og.Model(str(large[1]))
-    _direct(model, 8)
-    shares = []
-    for _ in range(4):
-        # In turn, and several times: other work on the machine comes and goes.
-        pairs = [(_together(loaded, 1, 64, rounds=1), _direct(model, 64)) for _ in range(5)]
-        served, direct = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-        shares.append(served / direct)
-        if shares[-1] >= 0.6:
-            return
-    raise AssertionError(f"Triton's share of the engine's own speed: {shares}")
-
-
-def test_eight_streams_together_get_clearly_more_tokens_than_one(loaded: TritonServer) -> None:
-    pairs = [(_together(loaded, 8, 64), _together(loaded, 1, 64, rounds=1)) for _ in range(5)]
-    eight, one = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-    assert eight >= 1.3 * one, pairs
-
-
 def test_a_short_request_does_not_wait_for_a_long_one_to_end(loaded: TritonServer) -> None:
-    long_s: list[float] = []
-
-    def ask_long() -> None:
-        began = time.monotonic()
-        generate(loaded.http, "large", text_input=PROMPT, max_tokens=200, min_tokens=200)
-        long_s.append(time.monotonic() - began)
-
-    thread = threading.Thread(target=ask_long)
-    thread.start()
-    time.sleep(0.3)
-    short_s = []
-    for _ in range(5):
-        began = time.monotonic()
-        generate(loaded.http, "large", text_input="the", max_tokens=4, min_tokens=4)
-        short_s.append(time.monotonic() - began)
-    thread.join()
-    assert statistics.median(short_s) <= long_s[0] / 3, (short_s, long_s)
+    with open_stream(loaded.http, "large", text_input=PROMPT, max_tokens=600, min_tokens=600) as events:
+        next(events)
+        long = threading.Thread(target=lambda: list(events))
+        long.start()
+        for _ in range(5):
+            generate(loaded.http, "large", text_input="the", max_tokens=4, min_tokens=4)
+        assert long.is_alive()
+        long.join()
 
 
 def test_a_long_prompt_does_not_hold_up_a_running_answer(loaded: TritonServer) -> None:
